@@ -1,0 +1,5 @@
+"""`python -m mtl_cli` is `mtl`."""
+
+from mtl_cli.cli import main
+
+main()

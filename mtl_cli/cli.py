@@ -1,0 +1,199 @@
+"""`mtl COMMAND ...`: the first word is the command, everything after it is Hydra's. The only file with @hydra.main.
+
+Nothing heavy is imported here: `mtl --help` and `mtl train --cfg job` load neither torch nor transformers nor wandb.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mtl_cli.overrides import explain_composition_error, force_values, groups_in, option_problems, value_of
+
+
+class Command(NamedTuple):
+    """A first word of the command line."""
+
+    summary: str
+    example: str
+    run: Callable[[list[str]], int]
+
+
+def conf_dir() -> Path:
+    """The shipped configuration: inside the installed package, or beside it in a checkout."""
+    packaged = Path(__file__).parent / "conf"
+    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "conf"
+
+
+def _config_dirs(arguments: Sequence[str]) -> list[Path]:
+    """The shipped configuration and the user's own, `--config-dir DIR` or `--config-dir=DIR`."""
+    found = [conf_dir()]
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in ("--config-dir", "-cd"):
+            found.append(Path(value if equals else arguments[i + 1] if i + 1 < len(arguments) else "."))
+    return found
+
+
+def _hydra(config_name: str, arguments: list[str], job: Callable[[dict[str, Any], Path, list[str]], int]) -> int:
+    """Compose the configuration and run `job(config, output folder, overrides)` once, or once a job of a sweep."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import DictConfig, OmegaConf
+
+    from mtl_cli.errors import UserError
+
+    dirs = _config_dirs(arguments)
+    for folder in dirs[1:]:
+        if not folder.is_dir():
+            raise UserError(f"--config-dir: no folder {str(folder)!r} (from {Path.cwd()})")
+    groups = groups_in(dirs)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to `main`, which shows them without a traceback
+    codes: list[int] = []
+
+    @hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")
+    def run(cfg: DictConfig) -> int:
+        hydra_config = HydraConfig.get()
+        resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+        assert isinstance(resolved, dict)
+        overrides = [override.lstrip("+") for override in hydra_config.overrides.task]
+        config = {str(key): value for key, value in resolved.items()}
+        if hydra_config.mode == RunMode.MULTIRUN:
+            print(f"\njob {hydra_config.job.num}: {' '.join(overrides)}", flush=True)
+        try:
+            codes.append(job(config, Path(hydra_config.runtime.output_dir), overrides))
+        except Exception as error:  # reported here, so that a sweep goes on and Hydra adds no words of its own
+            codes.append(_report(error, debug=config.get("debug") is True))
+        return codes[-1]
+
+    problems = option_problems(arguments, dirs, groups)
+    if problems:
+        explain_composition_error(problems, config_name, arguments, dirs, groups)
+    sys.argv = [f"mtl {config_name}", *force_values(arguments, groups)]
+    run()
+    return max(codes, default=0)
+
+
+def _train(arguments: list[str]) -> int:
+    from mtl_cli.errors import UserError
+
+    def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
+        from mtl_cli.commands.train import train
+
+        return train(config, folder, overrides)
+
+    if value_of("resume", arguments):
+        if any(argument in ("-m", "--multirun") for argument in arguments):
+            raise UserError("resume: goes on with one run; leave out -m")
+        arguments = [*arguments, "hydra.run.dir=."]
+    return _hydra("train", arguments, job)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
+        from mtl_cli.commands.evaluate import evaluate
+
+        return evaluate(config)
+
+    return _hydra("evaluate", arguments, job)
+
+
+def _predict(arguments: list[str]) -> int:
+    def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
+        from mtl_cli.commands.predict import predict
+
+        return predict(config)
+
+    return _hydra("predict", arguments, job)
+
+
+def _tasks(arguments: list[str]) -> int:
+    from mtl_cli.listing import tasks_command
+
+    tasks_command(arguments, conf_dir())
+    return 0
+
+
+COMMANDS = {
+    "train": Command(
+        "train on one or more tasks, evaluate and log the run",
+        "mtl train task=[glue/sst2,conll2003,snli] encoder=bert_base",
+        _train,
+    ),
+    "evaluate": Command("score a finished run again", "mtl evaluate run=outputs/2026-01-31/12-00-00-000000", _evaluate),
+    "predict": Command(
+        "label the texts of a file with a finished run",
+        "mtl predict run=outputs/2026-01-31/12-00-00-000000 input=texts.jsonl output=labelled.jsonl",
+        _predict,
+    ),
+    "tasks": Command("list the tasks, encoders, strategies, ... that can be named", "mtl tasks encoder", _tasks),
+}
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = ["mtl: multi-task learning on language, from a configuration", "", "Usage: mtl COMMAND [OVERRIDE ...]", ""]
+    for name, command in COMMANDS.items():
+        lines += [f"  {name:<{width}}  {command.summary}", f"  {'':<{width}}    {command.example}"]
+    lines += [
+        "",
+        "After the command stands Hydra's syntax: KEY=VALUE changes a setting, GROUP=NAME chooses an option, -m sweeps over",
+        "comma-separated values, --cfg job shows the composed configuration, --config-dir DIR adds options of your own.",
+        "`mtl COMMAND --help` says more.",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(_main(sys.argv[1:]))
+
+
+def _main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if arguments[0] in ("--version", "version"):
+        from mtl_cli import __version__
+
+        print(__version__)
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        hint = f"; did you mean `mtl {near[0]}`?" if near else ""
+        print(f"mtl: no command {name!r}; there are {', '.join(COMMANDS)}{hint}", file=sys.stderr)
+        return 2
+    try:
+        return COMMANDS[name].run(rest)
+    except KeyboardInterrupt as interrupt:
+        code = getattr(interrupt, "exit_code", 130)
+        assert isinstance(code, int)
+        return code
+    except Exception as error:
+        return _report(error, debug=value_of("debug", rest) == "true")
+
+
+def _report(error: Exception, debug: bool) -> int:
+    """Show what a user can mend as one message; show anything else with its traceback, as it is our own bug."""
+    from mtl_cli.errors import UserError
+
+    mendable = isinstance(error, UserError) or _is_hydras(error)
+    if debug or not mendable:
+        import traceback
+
+        traceback.print_exception(error)
+    if mendable:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 1
+
+
+def _is_hydras(error: Exception) -> bool:
+    """Whether Hydra or OmegaConf refused what the user wrote (they are imported only where they were used)."""
+    return any(cls.__module__.partition(".")[0] in ("hydra", "omegaconf") for cls in type(error).__mro__)

@@ -1,0 +1,93 @@
+"""`mtl evaluate`: score the model of a finished run again, on the data that its configuration names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mtl_cli.build import build_tasks
+from mtl_cli.check_config import check_settings, check_tasks
+from mtl_cli.commands.settings import EvaluateSettings
+from mtl_cli.data import prepare
+from mtl_cli.evaluation import Evaluator, metric_records, score
+from mtl_cli.precision import choose_device, choose_precision
+from mtl_cli.saved_model import load_model
+from mtl_cli.tracking import ConsoleLog, Progress, Results, RunFolder
+from mtl_cli.tracking.results_table import plain_table
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(config: Mapping[str, Any]) -> int:
+    """Score as `config` (conf/evaluate.yaml) says; return the exit code.
+
+    The data are prepared as in training: with the run's seed, so that a carved validation split is the same, and with
+    the label names that the model was trained with.
+    """
+    settings = check_settings(EvaluateSettings, config)
+    run = RunFolder.open(settings.run)
+    saved = run.read_config()
+    check_tasks(saved["tasks"], settings.allow_targets)
+    with ConsoleLog():
+        device = choose_device(settings.device)
+        precision = settings.precision or saved["trainer"].get("precision", "auto")
+        evaluator = Evaluator(
+            device, choose_precision(precision, device), saved["trainer"].get("evaluation_batch_tokens", 8192)
+        )
+        model = load_model(run.model_folder, device)
+        output = RunFolder(settings.output) if settings.output else None
+        cache_dir = Path(settings.cache_dir) if settings.cache_dir else None
+        metrics: dict[str, dict[str, dict[str, float]]] = {}
+        with Progress() as progress:
+            for name, task in build_tasks(saved["tasks"]).items():
+                data = prepare(
+                    task,
+                    model.encoder.tokenizer,
+                    seed=saved["seed"],
+                    cache_dir=cache_dir,
+                    max_length_limit=model.encoder.max_length,
+                    labels=model.labels[name],
+                    name=name,
+                )
+                model.tasks[name] = task
+                metrics[name] = {}
+                for split in settings.splits:
+                    if split not in data.splits:
+                        log.info("%s has no %s split", name, split)
+                        continue
+                    encoded = data.splits[split]
+                    with progress.evaluation(split, name, len(encoded)) as advance:
+                        result = evaluator.evaluate(model, name, encoded, advance)
+                    if result.metrics:
+                        metrics[name][split] = result.metrics
+                    if output is not None:
+                        records = task.prediction_records(result.logits_MC, encoded, data.examples[split], data.labels)
+                        output.write_predictions(name, split, records)
+        results = Results(status="finished", tasks=metrics)
+        if all("validation" in splits for splits in metrics.values()):
+            results.score = score({name: splits["validation"] for name, splits in metrics.items()}, model.tasks)
+        print(plain_table(results, {name: task.main_metric or "" for name, task in model.tasks.items()}))
+        if output is not None:
+            output.write_results(results)
+        _compare(metrics, run.read_results())
+    return 0
+
+
+def _compare(metrics: Mapping[str, Mapping[str, Mapping[str, float]]], results: Results) -> None:
+    """Say whether the figures are those that the run ended with."""
+    differences = []
+    for name, splits in metrics.items():
+        for split, values in splits.items():
+            former = results.tasks.get(name, {}).get(split, {})
+            now = metric_records(split, {name: values})  # type: ignore[arg-type]
+            differences += [
+                f"{key} was {former[metric]!r}, is {value!r}"
+                for (key, value), metric in zip(now.items(), values, strict=True)
+                if metric in former and former[metric] != value
+            ]
+    if differences:
+        log.warning("not the figures that the run ended with: %s", "; ".join(differences))
+    else:
+        log.info("the same figures as at the end of the run")

@@ -1,0 +1,221 @@
+"""`mtl train`: check, prepare, train, score the test split once, save."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtl_cli.build import build_tasks, instantiate
+from mtl_cli.check_config import check_config
+from mtl_cli.data import TaskData, prepare
+from mtl_cli.errors import UserError
+from mtl_cli.evaluation import Evaluator, StopEvaluation, metric_records, score
+from mtl_cli.model import MultiTaskModel
+from mtl_cli.precision import choose_device, choose_precision
+from mtl_cli.saved_model import save_model
+from mtl_cli.tasks import Task
+from mtl_cli.tracking import (
+    ConsoleLog,
+    Loggers,
+    MetricsFile,
+    ParameterCounts,
+    Progress,
+    Results,
+    RunFolder,
+    RunInfo,
+    TrainingCost,
+    environment_record,
+)
+from mtl_cli.tracking.console_log import ALREADY_SHOWN
+from mtl_cli.training import Interrupted, Progression, StopRequest, TrainingRun, peak_memory_bytes, seed_everything
+
+log = logging.getLogger(__name__)
+
+# Settings of a resumed run that may differ from those it was started with: they do not change what it computes.
+_OF_THE_MOMENT = ("resume", "debug")
+
+
+def train(config: dict[str, Any], output_folder: Path, overrides: list[str]) -> int:
+    """Train as `config` says, or go on with the run that it names in `resume`; return the exit code."""
+    if config.get("resume"):
+        folder, config = _reopen(config, overrides)
+        resume = True
+    else:
+        try:
+            check_config(config, config.get("allow_targets"))
+        except UserError:
+            _remove_if_empty(output_folder)
+            raise
+        folder = RunFolder.create(output_folder)
+        folder.write_config(config)
+        folder.write_overrides(overrides)
+        folder.write_environment(environment_record())
+        resume = False
+    results = folder.read_results() if resume else Results()
+    results.status, results.error = "running", None
+    folder.write_results(results)
+    with ConsoleLog(folder.log_file):
+        loggers = Loggers([instantiate(node) for node in (config.get("loggers") or {}).values()])
+        try:
+            _run(config, folder, results, loggers, resume)
+        except KeyboardInterrupt:
+            results.status = "interrupted"
+            log.warning("interrupted; go on with: mtl train resume=%s", folder.path)
+            raise
+        except BaseException as error:
+            results.fail(error)
+            # The caller shows the error; the log file keeps it with its traceback.
+            log.error("%s", error, exc_info=error, extra={ALREADY_SHOWN: True})
+            raise
+        finally:
+            folder.write_results(results)
+            loggers.finish(results.flat(), results.status)
+    return 0
+
+
+def _reopen(config: dict[str, Any], overrides: list[str]) -> tuple[RunFolder, dict[str, Any]]:
+    """Open the run to go on with and return the configuration that it was started with."""
+    others = [override for override in overrides if override.split("=")[0] not in (*_OF_THE_MOMENT, "allow_targets")]
+    if others:
+        raise UserError(
+            f"resume: a run goes on with the settings it was started with; leave out {', '.join(others)}, or start a "
+            "new run with them"
+        )
+    folder = RunFolder.open(config["resume"])
+    if folder.read_results().status == "finished":
+        raise UserError(f"resume: the run in {folder.path} is finished; there is nothing to go on with")
+    saved = folder.read_config()
+    check_config(saved, config.get("allow_targets"))
+    return folder, saved
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Take back the folder that was made for a run that never began, and that of its day."""
+    for path in (folder, folder.parent):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    model: MultiTaskModel
+    data: dict[str, TaskData]
+
+
+def _training_texts(tasks: Mapping[str, Task]) -> Iterator[str]:
+    """All input texts of the training splits, for an encoder that trains its own tokenizer."""
+    for task in tasks.values():
+        split = task.source.load()["train"]
+        for column in task.input_columns():
+            for value in split[column]:
+                yield value if isinstance(value, str) else " ".join(value)
+
+
+def _prepare(config: Mapping[str, Any]) -> _Prepared:
+    """Load the encoder and the data of all tasks, and put the model together."""
+    seed_everything(config["seed"])
+    tasks = build_tasks(config["tasks"])
+    encoder = instantiate(config["encoder"]).build(_training_texts(tasks))
+    cache_dir = Path(config["cache_dir"]) if config.get("cache_dir") else None
+    data = {
+        name: prepare(
+            task,
+            encoder.tokenizer,
+            seed=config["seed"],
+            cache_dir=cache_dir,
+            max_length_limit=encoder.max_length,
+            name=name,
+        )
+        for name, task in tasks.items()
+    }
+    for name, task_data in data.items():
+        sizes = ", ".join(f"{split} {split_data.num_examples:,}" for split, split_data in task_data.splits.items())
+        log.info("%s: %s examples", name, sizes)
+        for note in task_data.notes:
+            log.info("  %s", note)
+    # Seeded again: initial weights do not depend on what preparing the data drew.
+    seed_everything(config["seed"])
+    model = MultiTaskModel(
+        encoder, instantiate(config["sharing"]), tasks, {name: task_data.labels for name, task_data in data.items()}
+    )
+    return _Prepared(model, data)
+
+
+def _run(config: dict[str, Any], folder: RunFolder, results: Results, loggers: Loggers, resume: bool) -> None:
+    progress = Progress()
+    prepared = _prepare(config)
+    model, data = prepared.model, prepared.data
+    counts = model.parameter_counts()
+    results.parameters = ParameterCounts(counts["total"], counts["shared"], counts["task_specific"])
+    log.info("parameters: %s, of which %s shared", f"{counts['total']:,}", f"{counts['shared']:,}")
+    trainer = instantiate(config["trainer"])
+    with MetricsFile(folder.metrics_file) as metrics_file:
+        run = TrainingRun(
+            model=model,
+            data=data,
+            sampler=instantiate(config["sampler"]),
+            weighting=instantiate(config["weighting"]),
+            optimizer=instantiate(config["optimizer"]),
+            schedule=instantiate(config["schedule"]),
+            folder=folder,
+            metrics_file=metrics_file,
+            loggers=loggers,
+            progress=progress,
+            seed=config["seed"],
+            info=RunInfo(folder=folder.path, name=folder.path.name, config=config, tasks=tuple(model.tasks)),
+        )
+        state = trainer.fit(run, resume=resume)
+        device = choose_device(trainer.device)
+        with StopRequest() as stop:
+            evaluator = Evaluator(
+                device, choose_precision(trainer.precision, device), trainer.evaluation_batch_tokens, lambda: bool(stop)
+            )
+            try:
+                _score_and_save(run, evaluator, results, state, peak_memory_bytes(device))
+            except StopEvaluation:
+                assert stop.signal_number is not None
+                raise Interrupted(stop.signal_number) from None
+    results.status = "finished"
+    folder.write_results(results)
+    progress.results_table(results, {name: task.main_metric or "" for name, task in model.tasks.items()}, folder.path)
+
+
+def _score_and_save(
+    run: TrainingRun, evaluator: Evaluator, results: Results, state: Progression, peak_memory: int
+) -> None:
+    """Score validation and test with the best weights, write the predictions and the model."""
+    save_model(run.model, run.folder.model_folder)
+    for name, task in run.model.tasks.items():
+        task_data = run.data[name]
+        results.tasks[name] = {}
+        for split in ("validation", "test"):
+            if split not in task_data.splits:
+                continue
+            encoded, examples = task_data.splits[split], task_data.examples[split]
+            with run.progress.evaluation(split, name, len(encoded)) as advance:
+                result = evaluator.evaluate(run.model, name, encoded, advance)
+            if result.metrics:
+                results.tasks[name][split] = result.metrics
+            records = list(task.prediction_records(result.logits_MC, encoded, examples, task_data.labels))
+            run.folder.write_predictions(name, split, records)
+            run.loggers.log_predictions(name, split, records)
+            if encoded.labels is not None and task_data.labels is not None:
+                matrix = task.confusion_matrix(task.predict(result.logits_MC), encoded.labels, task_data.labels)
+                if matrix is not None:
+                    run.loggers.log_confusion_matrix(name, split, task_data.labels, matrix)
+    test = {name: splits["test"] for name, splits in results.tasks.items() if "test" in splits}
+    if test:
+        record = metric_records("test", test)
+        run.metrics_file.append({"step": state.step, **record})
+        run.loggers.log(record, state.step)
+    results.score = score({name: splits["validation"] for name, splits in results.tasks.items()}, run.model.tasks)
+    results.training = TrainingCost(
+        steps=state.step,
+        seconds=state.seconds,
+        tokens=state.tokens,
+        tokens_per_second=state.tokens / state.training_seconds if state.training_seconds else 0.0,
+        peak_memory_bytes=peak_memory,
+    )

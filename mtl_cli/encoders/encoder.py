@@ -1,0 +1,160 @@
+"""The shared encoder: token ids of a step's rows to hidden states of their tokens.
+
+Shapes: B rows, T tokens of the longest row, N tokens of all rows, D hidden width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from mtl_cli.encoders.attention import PACKED_ATTENTION
+from mtl_cli.encoders.current_layout import use_layout
+from mtl_cli.encoders.dropout import use_fast_dropout
+from mtl_cli.encoders.families import PACKED_FAMILIES, first_position, max_length, takes_token_types
+from mtl_cli.encoders.layout import Layout
+from mtl_cli.types import Pooling, UserError
+
+
+class Encoder(nn.Module):
+    """A transformers model that turns the tokens of many tasks' rows into hidden states in one pass.
+
+    Two ways to compute the same: packed, where all rows stand one after the other as (1, N, D) and attention keeps them
+    apart (no padding in any other layer); and padded, (B, T, D) with an attention mask, which every family can do.
+
+    Attributes:
+        model: the transformers model, without a pooler or a head.
+        tokenizer: its tokenizer.
+        pooling: how a row becomes one vector, unless its task says otherwise.
+        packed: which of the two ways.
+        hidden_size: D.
+        max_length: tokens that a row can have.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, pooling: Pooling, packed: bool) -> None:
+        super().__init__()
+        config = model.config
+        if packed and config.model_type not in PACKED_FAMILIES:
+            raise UserError(
+                f"encoder.packing: true, but a '{config.model_type}' model cannot run packed rows "
+                f"(can: {', '.join(sorted(PACKED_FAMILIES))}). Set encoder.packing=auto."
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.pooling: Pooling = pooling
+        self.packed = packed
+        self.hidden_size: int = config.hidden_size
+        self.max_length: int = max_length(config, tokenizer)
+        self._first_position = first_position(config)
+        self._takes_token_types = takes_token_types(config)
+        self._pad_token_id = config.pad_token_id or 0
+        self._blocks_path = _find_blocks(model)
+        if hasattr(config, "use_cache"):
+            config.use_cache = False
+        if packed:
+            model.set_attn_implementation(PACKED_ATTENTION)
+        use_fast_dropout(model)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The encoder's blocks, lowest first; setting an item replaces a block in place.
+
+        Empty for families that reuse one block (ALBERT): see `require_blocks`.
+        """
+        if self._blocks_path is None:
+            return nn.ModuleList()
+        blocks = self.model.get_submodule(self._blocks_path)
+        assert isinstance(blocks, nn.ModuleList)
+        return blocks
+
+    def require_blocks(self, setting: str) -> nn.ModuleList:
+        """Return the blocks for a setting that cannot do without.
+
+        Raises:
+            UserError: this family has no list of blocks.
+        """
+        if self._blocks_path is None:
+            raise UserError(
+                f"{setting} needs an encoder with blocks of its own, but no list of {self.model.config.num_hidden_layers} "
+                f"blocks is in a '{self.model.config.model_type}' model. Leave it out, or choose another encoder."
+            )
+        return self.blocks
+
+    def forward(self, input_ids_N: torch.Tensor, token_type_ids_N: torch.Tensor | None, layout: Layout) -> torch.Tensor:
+        """Encode the rows of a step.
+
+        Args:
+            input_ids_N: token ids of all rows, one row after the other, int64.
+            token_type_ids_N: segment of each token, int64, or None for zeros. Ignored by families without segments.
+            layout: where each row lies.
+
+        Returns:
+            Hidden states of the last block (behind its final normalisation, where the family has one), (N, D).
+        """
+        if layout.max_length > self.max_length:
+            raise UserError(
+                f"A row of {layout.max_length} tokens, but the encoder takes at most {self.max_length}. "
+                f"Set tasks.<name>.max_length to {self.max_length} or less."
+            )
+        if layout.packed != self.packed:
+            raise RuntimeError(f"The layout is {'' if layout.packed else 'not '}packed, unlike the encoder.")
+        if not self._takes_token_types:
+            token_type_ids_N = None
+        with use_layout(layout):
+            if self.packed:
+                return self._encode_packed(input_ids_N, token_type_ids_N, layout)
+            return self._encode_padded(input_ids_N, token_type_ids_N, layout)
+
+    def _encode_packed(
+        self, input_ids_N: torch.Tensor, token_type_ids_N: torch.Tensor | None, layout: Layout
+    ) -> torch.Tensor:
+        position_N = layout.position_N(input_ids_N.device)
+        arguments: dict[str, Any] = {"position_ids": (position_N + self._first_position)[None], "layout": layout}
+        if token_type_ids_N is not None:
+            arguments["token_type_ids"] = token_type_ids_N[None]
+        return self.model(input_ids=input_ids_N[None], **arguments).last_hidden_state[0]
+
+    def _encode_padded(
+        self, input_ids_N: torch.Tensor, token_type_ids_N: torch.Tensor | None, layout: Layout
+    ) -> torch.Tensor:
+        padding = layout.padding(input_ids_N.device)
+        is_padding_BT = ~padding.is_real_BT
+        arguments = {"attention_mask": padding.is_real_BT.long()}
+        if token_type_ids_N is not None:
+            arguments["token_type_ids"] = token_type_ids_N[padding.token_of_slot_BT].masked_fill_(is_padding_BT, 0)
+        input_ids_BT = input_ids_N[padding.token_of_slot_BT].masked_fill_(is_padding_BT, self._pad_token_id)
+        hidden_BTD = self.model(input_ids=input_ids_BT, **arguments).last_hidden_state
+        return hidden_BTD.flatten(0, 1).index_select(0, padding.slot_of_token_N)
+
+    def freeze(self, *, embeddings: bool, num_blocks: int) -> None:
+        """Exclude the embeddings, or the lowest blocks, from training."""
+        blocks = self.require_blocks("encoder.num_frozen_blocks") if num_blocks else nn.ModuleList()
+        if num_blocks > len(blocks):
+            raise UserError(f"encoder.num_frozen_blocks: {num_blocks}, but the encoder has {len(blocks)} blocks.")
+        frozen: list[nn.Module] = list(blocks[:num_blocks])
+        if embeddings:
+            frozen += self._embeddings()
+        for module in frozen:
+            module.requires_grad_(False)
+
+    def _embeddings(self) -> list[nn.Module]:
+        whole = getattr(self.model, "embeddings", None)
+        if isinstance(whole, nn.Module):
+            return [whole]
+        inside = "\n" if self._blocks_path is None else self._blocks_path + "."
+        return [
+            module
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Embedding) and not name.startswith(inside)
+        ]
+
+
+def _find_blocks(model: Any) -> str | None:
+    """The path of the outermost list of as many like modules as the config counts blocks."""
+    count = model.config.num_hidden_layers
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count and len({type(block) for block in module}) == 1:
+            return name
+    return None

@@ -1,0 +1,74 @@
+"""Pretrained encoders of the Hugging Face hub, or of a folder in its format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mtl_cli.encoders import loading
+from mtl_cli.encoders.encoder import Encoder
+from mtl_cli.encoders.families import PACKED_FAMILIES, dropout_fields
+from mtl_cli.encoders.spec import EncoderSpec
+from mtl_cli.types import NonNegativeInt, Pooling, Probability, UserError
+
+
+@dataclass(kw_only=True)
+class HuggingFaceEncoder(EncoderSpec):
+    """A pretrained encoder by hub id or folder: BERT and its kin, decoder-only models such as GPT-2, the encoder of T5.
+
+    Attributes:
+        path: hub id such as google-bert/bert-base-uncased, or a folder written by save_pretrained.
+        revision: branch, tag or commit on the hub; pin a commit to repeat a run exactly.
+        pooling: how a row becomes one vector; decoder-only models need "last" or "mean".
+        dropout: probability for all of the encoder's hidden and attention dropouts; None keeps the checkpoint's.
+        freeze_embeddings: keep the embeddings as they are.
+        num_frozen_blocks: keep the lowest blocks as they are.
+        packing: run rows without padding where the family can ("auto"), insist on it (true), or pad (false).
+        trust_remote_code: run the Python code that the checkpoint brings. Only for authors you trust.
+        config_overrides: fields of the model's config to replace, such as {layer_norm_eps: 1e-6}.
+    """
+
+    path: str
+    revision: str | None = None
+    pooling: Pooling = "first"
+    dropout: Probability | None = None
+    freeze_embeddings: bool = False
+    num_frozen_blocks: NonNegativeInt = 0
+    packing: bool | Literal["auto"] = "auto"
+    trust_remote_code: bool = False
+    config_overrides: dict[str, Any] | None = None
+
+    def load_tokenizer(self, training_texts: Iterable[str] = ()) -> Any:
+        """Load the pretrained tokenizer; `training_texts` stays untouched."""
+        return loading.load_tokenizer(self.path, self.revision, self.trust_remote_code)
+
+    def build(self, training_texts: Iterable[str] = (), tokenizer: Any = None) -> Encoder:
+        """Load the pretrained weights.
+
+        Raises:
+            UserError: the id or folder is unknown, lacks a part, or holds pickled weights only; a setting does not fit.
+        """
+        config = loading.load_config(self.path, self.revision, self.trust_remote_code, self.config_overrides or {})
+        if self.dropout is not None:
+            set_dropout(config, self.dropout)
+        model = loading.load_model(self.path, self.revision, self.trust_remote_code, config)
+        encoder = Encoder(
+            model,
+            self.load_tokenizer() if tokenizer is None else tokenizer,
+            pooling=self.pooling,
+            packed=config.model_type in PACKED_FAMILIES if self.packing == "auto" else self.packing,
+        )
+        encoder.freeze(embeddings=self.freeze_embeddings, num_blocks=self.num_frozen_blocks)
+        return encoder
+
+
+def set_dropout(config: Any, probability: float) -> None:
+    """Set every dropout probability of the encoder's config."""
+    fields = dropout_fields(config)
+    if not fields:
+        raise UserError(
+            f"encoder.dropout: {probability}, but a '{config.model_type}' config has no field for it. Leave it null."
+        )
+    for name in fields:
+        setattr(config, name, probability)

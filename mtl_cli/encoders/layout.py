@@ -1,0 +1,202 @@
+"""Where each row's tokens lie in a step's hidden states, and which task each row belongs to.
+
+Shapes: B rows, T tokens of the longest row, N tokens of all rows, S slots of all attention groups (N and their padding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from mtl_cli.encoders.grouping import group_by_length
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionGroup:
+    """Rows of similar length that attend in one batched product.
+
+    Attributes:
+        num_rows: rows in the group.
+        length: tokens of its longest row; shorter rows are padded to it.
+        slots: the group's part of the S slots, num_rows * length of them.
+        is_real_BT: which slots hold a token, bool (num_rows, length); None where the group has no padding.
+    """
+
+    num_rows: int
+    length: int
+    slots: slice
+    is_real_BT: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """How the N tokens of a layout are laid out in groups for attention, and brought back.
+
+    Attributes:
+        groups: the groups, one after the other in the S slots.
+        token_of_slot_S: the token in each slot (padding repeats the row's last one); None where slots are tokens in order.
+        slot_of_token_N: the slot of each token; None where slots are tokens in order.
+    """
+
+    groups: tuple[AttentionGroup, ...]
+    token_of_slot_S: torch.Tensor | None
+    slot_of_token_N: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """How the N tokens of a layout fill a padded (B, T) array.
+
+    Attributes:
+        token_of_slot_BT: the token in each place (padding repeats the row's last one), int64.
+        is_real_BT: which places hold a token, bool.
+        slot_of_token_N: the place of each token in the flattened array, int64.
+    """
+
+    token_of_slot_BT: torch.Tensor
+    is_real_BT: torch.Tensor
+    slot_of_token_N: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The rows of a step: their lengths and tasks. Rows of a task are contiguous, and so are their tokens.
+
+    Computed with numpy on the CPU once a forward pass; what attention and pooling derive from it is computed on first
+    use and kept, so that all blocks of an encoder share it.
+
+    Attributes:
+        lengths: tokens in each row, int64 (B,), each at least 1.
+        tasks: the tasks in the step's order.
+        row_slices: each task's rows.
+        token_slices: each task's tokens among the N.
+        packed: True where hidden states are (1, N, D) without padding, False where they are (B, T, D).
+    """
+
+    lengths: np.ndarray
+    tasks: tuple[str, ...]
+    row_slices: Mapping[str, slice]
+    token_slices: Mapping[str, slice]
+    packed: bool
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_lengths(cls, lengths: Mapping[str, np.ndarray], *, packed: bool) -> Layout:
+        """Lay out the rows of each task, given the tokens in each of its rows, in the mapping's order."""
+        row_slices, token_slices = {}, {}
+        num_rows = num_tokens = 0
+        for task, of_task in lengths.items():
+            row_slices[task] = slice(num_rows, num_rows := num_rows + len(of_task))
+            token_slices[task] = slice(num_tokens, num_tokens := num_tokens + int(of_task.sum()))
+        of_all = np.concatenate([np.asarray(of_task, dtype=np.int64) for of_task in lengths.values()])
+        return cls(of_all, tuple(lengths), row_slices, token_slices, packed)
+
+    @property
+    def num_rows(self) -> int:
+        """B."""
+        return len(self.lengths)
+
+    @property
+    def num_tokens(self) -> int:
+        """N: real tokens; padding never counts."""
+        return self.kept("num_tokens", lambda: int(self.lengths.sum()))
+
+    @property
+    def max_length(self) -> int:
+        """T: tokens of the longest row."""
+        return self.kept("max_length", lambda: int(self.lengths.max()))
+
+    @property
+    def starts(self) -> np.ndarray:
+        """The first token of each row among the N, int64 (B,)."""
+        return self.kept("starts", lambda: np.cumsum(self.lengths) - self.lengths)
+
+    def of(self, task: str) -> Layout:
+        """The layout of one task's rows alone, their tokens counted from 0."""
+        return self.kept(
+            ("of", task),
+            lambda: (
+                self
+                if self.tasks == (task,)
+                else Layout.from_lengths({task: self.lengths[self.row_slices[task]]}, packed=self.packed)
+            ),
+        )
+
+    def starts_B(self, device: torch.device) -> torch.Tensor:
+        """The first token of each row among the N, int64 (B,)."""
+        return self._on(device, "starts_B", lambda: self.starts)
+
+    def ends_B(self, device: torch.device) -> torch.Tensor:
+        """The last token of each row among the N, int64 (B,)."""
+        return self._on(device, "ends_B", lambda: self.starts + self.lengths - 1)
+
+    def lengths_B(self, device: torch.device) -> torch.Tensor:
+        """Tokens in each row, int64 (B,)."""
+        return self._on(device, "lengths_B", lambda: self.lengths)
+
+    def row_of_token_N(self, device: torch.device) -> torch.Tensor:
+        """The row that each token belongs to, int64 (N,)."""
+        return self._on(device, "row_of_token_N", lambda: np.repeat(np.arange(self.num_rows), self.lengths))
+
+    def position_N(self, device: torch.device) -> torch.Tensor:
+        """The place of each token in its row, from 0, int64 (N,)."""
+        return self._on(device, "position_N", lambda: np.arange(self.num_tokens) - np.repeat(self.starts, self.lengths))
+
+    def boundaries(self, device: torch.device) -> torch.Tensor:
+        """0 and the running sum of the lengths, int32 (B + 1,): what variable-length kernels call cu_seqlens."""
+        return self._on(device, "boundaries", lambda: np.concatenate(([0], np.cumsum(self.lengths))).astype(np.int32))
+
+    def padding(self, device: torch.device) -> Padding:
+        """The indices between the N tokens and a padded (B, T) array."""
+        return self.kept(("padding", device), lambda: self._make_padding(device))
+
+    def attention_plan(self, device: torch.device) -> AttentionPlan:
+        """Groups of rows of similar length, and the indices between the N tokens and the groups' slots."""
+        return self.kept(("attention_plan", device), lambda: self._make_attention_plan(device))
+
+    def kept(self, key: Any, make: Callable[[], _Value]) -> _Value:
+        """Return what `make` returned when this layout was first asked for `key`."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
+
+    def _on(self, device: torch.device, name: str, make: Callable[[], np.ndarray]) -> torch.Tensor:
+        return self.kept((name, device), lambda: _to(make(), device))
+
+    def _make_padding(self, device: torch.device) -> Padding:
+        tokens, is_real = self._slots(np.arange(self.num_rows))
+        return Padding(_to(tokens, device), _to(is_real, device), _to(np.flatnonzero(is_real), device))
+
+    def _slots(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The token in each place of these rows padded to their longest, and which places hold one."""
+        lengths_B1 = self.lengths[rows][:, None]
+        place_1T = np.arange(lengths_B1.max())[None, :]
+        return self.starts[rows][:, None] + np.minimum(place_1T, lengths_B1 - 1), place_1T < lengths_B1
+
+    def _make_attention_plan(self, device: torch.device) -> AttentionPlan:
+        groups, tokens_of_groups, real_of_groups = [], [], []
+        num_slots = 0
+        for rows in group_by_length(self.lengths):
+            tokens_BT, is_real_BT = self._slots(rows)
+            slots = slice(num_slots, num_slots := num_slots + tokens_BT.size)
+            is_real = None if is_real_BT.all() else _to(is_real_BT, device)
+            groups.append(AttentionGroup(len(rows), tokens_BT.shape[1], slots, is_real))
+            tokens_of_groups.append(tokens_BT.ravel())
+            real_of_groups.append(is_real_BT.ravel())
+        token_of_slot = np.concatenate(tokens_of_groups)
+        if num_slots == self.num_tokens and np.array_equal(token_of_slot, np.arange(num_slots)):
+            return AttentionPlan(tuple(groups), None, None)
+        real_slots = np.flatnonzero(np.concatenate(real_of_groups))
+        slot_of_token = np.empty(self.num_tokens, dtype=np.int64)
+        slot_of_token[token_of_slot[real_slots]] = real_slots
+        return AttentionPlan(tuple(groups), _to(token_of_slot, device), _to(slot_of_token, device))
+
+
+def _to(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)

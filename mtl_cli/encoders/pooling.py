@@ -1,0 +1,42 @@
+"""Pooling: the hidden states of a row's tokens become one vector.
+
+Shapes: B rows, N tokens of all rows, D hidden width.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from mtl_cli.encoders.layout import Layout
+from mtl_cli.types import Pooling
+
+
+def pool(hidden_ND: torch.Tensor, layout: Layout, pooling: Pooling) -> torch.Tensor:
+    """Return one vector a row, (B, D), from the flat hidden states of `layout`'s rows.
+
+    Args:
+        hidden_ND: hidden states of all tokens, rows one after the other, without padding.
+        layout: where each row lies.
+        pooling: "first" takes the row's first token ([CLS] in BERT), "last" its last (which alone has seen all of the row
+            in a decoder-only model), "mean" the mean of its tokens as in Sentence-BERT (Reimers and Gurevych, EMNLP
+            2019), special tokens included, "max" their maximum in each dimension. Mean and maximum are in float32.
+    """
+    device = hidden_ND.device
+    match pooling:
+        case "first":
+            return hidden_ND.index_select(0, layout.starts_B(device))
+        case "last":
+            return hidden_ND.index_select(0, layout.ends_B(device))
+        case "mean":
+            return _mean(hidden_ND.float(), layout)
+        case "max":
+            return torch.segment_reduce(hidden_ND.float(), "max", lengths=layout.lengths_B(device), axis=0)
+
+
+def _mean(hidden_ND: torch.Tensor, layout: Layout) -> torch.Tensor:
+    device = hidden_ND.device
+    if device.type != "cpu":  # index_add adds in no fixed order there
+        return torch.segment_reduce(hidden_ND, "mean", lengths=layout.lengths_B(device), axis=0)
+    sum_BD = hidden_ND.new_zeros(layout.num_rows, hidden_ND.shape[1])
+    sum_BD = sum_BD.index_add(0, layout.row_of_token_N(device), hidden_ND)
+    return sum_BD / layout.lengths_B(device)[:, None]

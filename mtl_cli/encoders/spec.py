@@ -1,0 +1,35 @@
+"""What a configuration says of an encoder, before anything is loaded."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+from mtl_cli.encoders.encoder import Encoder
+
+
+class EncoderSpec(ABC):
+    """The settings of an encoder, checked but not yet acted on: what `_target_` in conf/encoder/ names.
+
+    Constructing one is cheap and reads no file. Data are tokenised before the model exists, so the two are loaded apart:
+    first `load_tokenizer`, then `build` with the same tokenizer.
+    """
+
+    @abstractmethod
+    def load_tokenizer(self, training_texts: Iterable[str]) -> Any:
+        """Return the tokenizer.
+
+        Args:
+            training_texts: the training texts of all tasks, for a tokenizer that is trained on them; a pretrained one
+                leaves the iterable untouched.
+        """
+
+    @abstractmethod
+    def build(self, training_texts: Iterable[str] = (), tokenizer: Any = None) -> Encoder:
+        """Return the encoder with its weights.
+
+        Args:
+            training_texts: as in `load_tokenizer`; untouched where `tokenizer` is given.
+            tokenizer: what `load_tokenizer` returned, to spare loading or training it again.
+        """

@@ -1,0 +1,163 @@
+"""The multi-task model: one encoder, a sharing strategy, a head a task.
+
+Shapes: B rows, N tokens of all rows, M labels, D hidden width, C outputs of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mtl_cli.encoders import Encoder, Layout, pool
+from mtl_cli.sharing import SharingStrategy, TaskModules, check_task_names, parameter_partition
+from mtl_cli.sharing.task_modules import SHARED
+from mtl_cli.tasks import Task
+from mtl_cli.types import Batch, Step, UserError
+
+
+class MultiTaskModel(nn.Module):
+    """Encoder, sharing strategy and heads; the rows of all tasks of a step go through the encoder in one pass.
+
+    Attributes:
+        encoder: the encoder, as the sharing strategy left it.
+        sharing: the strategy.
+        tasks: the tasks by name.
+        labels: label names of each task in the order of their ids; None for scores.
+        heads: heads that serve one task.
+        shared_heads: heads that serve several tasks, by the name of the task that defines them.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        sharing: SharingStrategy,
+        tasks: Mapping[str, Task],
+        labels: Mapping[str, Sequence[str] | None],
+    ) -> None:
+        """Put the model together and draw the heads' weights from PyTorch's default generator.
+
+        Raises:
+            UserError: a task's name cannot be used, a strategy's setting does not fit the encoder, or a shared head does
+                not fit a task.
+        """
+        super().__init__()
+        check_task_names(tasks)
+        self.encoder = encoder
+        self.sharing = sharing
+        self.tasks = dict(tasks)
+        self.labels: dict[str, list[str] | None] = {
+            name: None if labels[name] is None else list(labels[name] or ()) for name in tasks
+        }
+        sharing.attach(encoder, list(tasks))
+        self._head_of_task = {name: _head_owner(name, self.tasks, self.labels) for name in tasks}
+        self.heads = TaskModules()
+        self.shared_heads = nn.ModuleDict()
+        owners = list(self._head_of_task.values())
+        for owner in dict.fromkeys(owners):
+            head = tasks[owner].head.build(encoder.hidden_size, tasks[owner].num_outputs(self.labels[owner]))
+            (self.heads if owners.count(owner) == 1 else self.shared_heads)[owner] = head
+        self.parameter_partition()
+
+    def forward(self, step: Step) -> dict[str, torch.Tensor]:
+        """Return each task's logits, (M, C), in the order of its batch's labels.
+
+        Args:
+            step: a batch for each of some or all of the tasks; the tensors on the model's device, lengths on the CPU.
+        """
+        layout = Layout.from_lengths(
+            {name: batch.lengths_B.numpy() for name, batch in step.items()}, packed=self.encoder.packed
+        )
+        input_ids_N = torch.cat([batch.input_ids_N for batch in step.values()])
+        hidden_ND = self.encoder(input_ids_N, _token_types(list(step.values())), layout)
+        hidden_of_tasks = hidden_ND.split([batch.num_tokens for batch in step.values()])
+        return {
+            name: self._head(name)(self._features(name, batch, hidden_of_task, layout.of(name)))
+            for (name, batch), hidden_of_task in zip(step.items(), hidden_of_tasks, strict=True)
+        }
+
+    def _features(self, name: str, batch: Batch, hidden_ND: torch.Tensor, layout: Layout) -> torch.Tensor:
+        """What the head of a task sees, (M, D): a vector a row, or the hidden state of each word's token."""
+        if batch.positions_M is not None:
+            return hidden_ND.index_select(0, batch.positions_M)
+        return pool(hidden_ND, layout, self.tasks[name].pooling or self.encoder.pooling)
+
+    def _head(self, name: str) -> nn.Module:
+        owner = self._head_of_task[name]
+        return self.heads[owner] if owner in self.heads else self.shared_heads[owner]
+
+    def parameter_partition(self) -> dict[str, str]:
+        """Return which part each trainable parameter belongs to: name -> "shared" or the name of a task."""
+        return parameter_partition(self)
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters that several tasks train."""
+        return self._part(SHARED)
+
+    def task_specific_parameters(self, task: str) -> list[nn.Parameter]:
+        """Trainable parameters that this task alone trains."""
+        return self._part(task)
+
+    def _part(self, part: str) -> list[nn.Parameter]:
+        parameters = dict(self.named_parameters(remove_duplicate=False))
+        return [parameters[name] for name, found in self.parameter_partition().items() if found == part]
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Return the numbers of parameters: "total" (frozen ones too), and of the trainable ones "shared" and "task_specific"."""
+        shared = sum(parameter.numel() for parameter in self.shared_parameters())
+        trainable = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        total = sum(parameter.numel() for parameter in self.parameters())
+        return {"total": total, "shared": shared, "task_specific": trainable - shared}
+
+    def predict(self, task: str, texts: Sequence[Any], max_tokens: int = 8192) -> list[dict[str, Any]]:
+        """Predict labels or scores for raw texts.
+
+        Args:
+            task: name of one of the model's tasks.
+            texts: strings; pairs of strings for a task on pairs; lists of words for a task with a label a word.
+            max_tokens: tokens that go through the encoder at once.
+
+        Returns:
+            One record a text, in order, as in a run's prediction files: `prediction` and what the task type knows of its
+            certainty.
+        """
+        from mtl_cli.predict_texts import predict_texts
+
+        return predict_texts(self, task, texts, max_tokens)
+
+
+def _token_types(batches: Sequence[Batch]) -> torch.Tensor | None:
+    if all(batch.token_type_ids_N is None for batch in batches):
+        return None
+    return torch.cat(
+        [
+            torch.zeros_like(batch.input_ids_N) if batch.token_type_ids_N is None else batch.token_type_ids_N
+            for batch in batches
+        ]
+    )
+
+
+def _head_owner(name: str, tasks: Mapping[str, Task], labels: Mapping[str, list[str] | None]) -> str:
+    """The task whose head `name` uses: its own, or at the end of a chain of `share_head_with`.
+
+    Raises:
+        UserError: the other task does not exist, refers back, or has other outputs.
+    """
+    chain = [name]
+    while (other := tasks[chain[-1]].share_head_with) is not None:
+        key = f"tasks.{chain[-1]}.share_head_with"
+        if other not in tasks:
+            raise UserError(f"{key}: '{other}' is no task of this run. Tasks: {', '.join(tasks)}.")
+        if other in chain:
+            raise UserError(f"{key}: {' -> '.join([*chain, other])} goes in a circle. Leave out one of them.")
+        chain.append(other)
+    owner = chain[-1]
+    if owner != name and (labels[name] != labels[owner] or tasks[name].level != tasks[owner].level):
+        raise UserError(
+            f"tasks.{name}.share_head_with: '{owner}' has the labels {labels[owner]} (a label a {tasks[owner].level}), "
+            f"'{name}' has {labels[name]} (a label a {tasks[name].level}). One head needs the same labels in the same "
+            f"order: set tasks.{name}.labels."
+        )
+    return owner

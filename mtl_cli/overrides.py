@@ -1,0 +1,108 @@
+"""Hydra's command-line overrides, looked at before Hydra composes them.
+
+Two things that Hydra leaves to its user are done here. A setting that its YAML does not list can be given without a
+plus sign: it is forced in, and the configuration check then says whether the class that it goes to knows it. And names of
+options that do not exist are all reported at once, with the nearest ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+_ASSIGNMENT = re.compile(r"^(?P<key>[A-Za-z_][\w./@-]*)=(?P<value>.*)$", re.DOTALL)
+# Hydra's flags whose next word is their value.
+_FLAGS_WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p"}
+
+
+def _assignments(arguments: Sequence[str]) -> Iterable[tuple[int, str, str]]:
+    """Yield the place, key and value of each plain `key=value`."""
+    skip = False
+    for i, argument in enumerate(arguments):
+        if skip:
+            skip = False
+        elif argument in _FLAGS_WITH_VALUE:
+            skip = True
+        elif match := _ASSIGNMENT.match(argument):
+            yield i, match["key"], match["value"]
+
+
+def value_of(key: str, arguments: Sequence[str]) -> str | None:
+    """Return what `key=...` says on the command line, lower-cased null and empty as None."""
+    values = [value for _, name, value in _assignments(arguments) if name == key]
+    return None if not values or values[-1].lower() in ("", "null") else values[-1]
+
+
+def groups_in(dirs: Sequence[Path]) -> dict[str, list[str]]:
+    """Config groups and their options: {"task": ["ag_news", "glue/cola", ...], ...}."""
+    groups: dict[str, set[str]] = {}
+    for folder in dirs:
+        for file in folder.glob("*/**/*.yaml"):
+            group, *rest = file.relative_to(folder).with_suffix("").parts
+            groups.setdefault(group, set()).add("/".join(rest))
+    return {group: sorted(options) for group, options in groups.items() if group != "hydra"}
+
+
+def force_values(arguments: Sequence[str], groups: dict[str, list[str]]) -> list[str]:
+    """Put `++` before assignments to settings, so that Hydra takes keys that the YAML does not list."""
+    forced = list(arguments)
+    for i, key, _ in _assignments(arguments):
+        first = re.split(r"[.@/]", key)[0]
+        if first != "hydra" and not (first in groups and "." not in key):
+            forced[i] = f"++{arguments[i]}"
+    return forced
+
+
+def _options_named(value: str) -> list[str]:
+    """Names of options in an override's value, which may be a list or a sweep over lists."""
+    if "(" in value:  # choice(...), glob(...): left to Hydra
+        return []
+    return [name for name in re.split(r"[\[\],\s'\"]+", value) if name and name != "null"]
+
+
+def option_problems(arguments: Sequence[str], dirs: Sequence[Path], groups: dict[str, list[str]]) -> list[str]:
+    """Say which named options of groups do not exist."""
+    problems = []
+    for _, key, value in _assignments(arguments):
+        group = key.split("@")[0]
+        if group not in groups:
+            continue
+        options = groups[group]
+        for name in _options_named(value):
+            if name in options:
+                continue
+            # Compare with the last part, too: `sst2` is near to `glue/sst2`.
+            near = [o for o in options if o.split("/")[-1] == name] or difflib.get_close_matches(name, options, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(options)}"
+            problems.append(f"{group}={name}: no such option; {hint}")
+    return problems
+
+
+def explain_composition_error(
+    problems: list[str], config_name: str, arguments: Sequence[str], dirs: Sequence[Path], groups: dict[str, list[str]]
+) -> NoReturn:
+    """Raise the problems, and with them those that the rest of the configuration has."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from mtl_cli.check_config import ConfigError, check_config
+
+    def sound(argument: str) -> bool:
+        return not option_problems([argument], dirs, groups)
+
+    forced = [a for a in force_values([a for a in arguments if sound(a)], groups) if _ASSIGNMENT.match(a.lstrip("+~"))]
+    if len(dirs) > 1:
+        forced.append(f"hydra.searchpath=[file://{dirs[-1].resolve()}]")
+    if config_name == "train" and not {"-m", "--multirun"} & set(arguments):
+        with contextlib.suppress(Exception), initialize_config_dir(str(dirs[0].resolve()), version_base="1.3"):
+            config = OmegaConf.to_container(compose(config_name, overrides=forced), resolve=True)
+            assert isinstance(config, dict)
+            try:
+                check_config({str(key): value for key, value in config.items()})
+            except ConfigError as error:
+                problems = [*problems, *error.problems]
+    raise ConfigError(problems)

@@ -1,0 +1,39 @@
+"""Hard parameter sharing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mtl_cli.encoders import Encoder
+from mtl_cli.sharing.strategy import SharingStrategy
+from mtl_cli.sharing.task_blocks import TaskBlocks
+from mtl_cli.types import NonNegativeInt, UserError
+
+
+@dataclass(kw_only=True)
+class HardSharing(SharingStrategy):
+    """Tasks share the lower part of the encoder (Caruana, Multitask Learning, Machine Learning 28, 1997).
+
+    Embeddings and the lowest `num_shared_layers` blocks are one for all tasks; the blocks above are each task's own, all
+    beginning with the same weights. A final normalisation behind the last block, where the family has one, is shared.
+
+    Attributes:
+        num_shared_layers: blocks that all tasks share, counted from the lowest; None means all, so that only the heads
+            are the tasks' own.
+    """
+
+    num_shared_layers: NonNegativeInt | None = None
+
+    def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
+        """Replace the blocks above the shared ones by `TaskBlocks`."""
+        if self.num_shared_layers is None:
+            return
+        blocks = encoder.require_blocks("sharing.num_shared_layers")
+        if self.num_shared_layers > len(blocks):
+            raise UserError(
+                f"sharing.num_shared_layers: {self.num_shared_layers}, but the encoder has {len(blocks)} blocks. "
+                f"Give 0 to {len(blocks)}, or null for all."
+            )
+        for index in range(self.num_shared_layers, len(blocks)):
+            blocks[index] = TaskBlocks(blocks[index], list(task_names))

@@ -1,0 +1,24 @@
+"""Training: the loop, checkpoints, the optimizer and its schedule."""
+
+from mtl_cli.training.checkpoint import Checkpoints
+from mtl_cli.training.optimizer import AdamW
+from mtl_cli.training.schedule import Constant, Cosine, Linear, Schedule
+from mtl_cli.training.seeding import seed_everything
+from mtl_cli.training.stopping import Interrupted, StopRequest
+from mtl_cli.training.trainer import Progression, Trainer, TrainingRun, peak_memory_bytes
+
+__all__ = [
+    "AdamW",
+    "Checkpoints",
+    "Constant",
+    "Cosine",
+    "Interrupted",
+    "Linear",
+    "Progression",
+    "Schedule",
+    "StopRequest",
+    "Trainer",
+    "TrainingRun",
+    "peak_memory_bytes",
+    "seed_everything",
+]

@@ -1,0 +1,59 @@
+"""AdamW with parameter groups: no decay where it hurts, encoder and heads apart, layer-wise decay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mtl_cli.model import MultiTaskModel
+from mtl_cli.types import Fraction, NonNegativeFloat, PositiveFloat, Probability, UserError
+
+
+@dataclass(kw_only=True)
+class AdamW:
+    """AdamW (Loshchilov and Hutter, ICLR 2019), torch's fused one.
+
+    Vectors (biases, the scales of layer norms) have no weight decay, as usual since BERT.
+
+    Args:
+        lr: base learning rate of the encoder.
+        head_lr: base learning rate of the heads; None: the same as `lr`. Heads start from random weights and often
+            gain from a higher one.
+        layer_decay: factor by which the learning rate falls from each encoder block to the one below, embeddings
+            lowest (Howard and Ruder, ULMFiT, ACL 2018; Clark et al., ELECTRA, ICLR 2020); 1: the same everywhere.
+    """
+
+    lr: PositiveFloat = 1e-4
+    head_lr: PositiveFloat | None = None
+    weight_decay: NonNegativeFloat = 0.01
+    beta1: Probability = 0.9
+    beta2: Probability = 0.999
+    eps: PositiveFloat = 1e-8
+    layer_decay: Fraction = 1.0
+
+    def __post_init__(self) -> None:
+        if self.layer_decay == 0:
+            raise UserError("optimizer.layer_decay: found 0, which trains only the top block; allowed: above 0, up to 1")
+
+    def build(self, model: MultiTaskModel) -> torch.optim.AdamW:
+        """Make the optimizer over all trainable parameters; each group keeps its base rate as `base_lr`."""
+        num_blocks = len(model.encoder.blocks)
+        depth = {id(p): i + 1 for i, block in enumerate(model.encoder.blocks) for p in block.parameters()}
+        in_encoder = {id(p) for p in model.encoder.parameters()}
+        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                continue
+            if id(parameter) in in_encoder:
+                lr = self.lr * self.layer_decay ** (num_blocks - depth.get(id(parameter), 0))
+            else:
+                lr = self.head_lr or self.lr
+            decay = self.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((lr, decay), []).append(parameter)
+        return torch.optim.AdamW(
+            [{"params": params, "lr": lr, "base_lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()],
+            betas=(self.beta1, self.beta2),
+            eps=self.eps,
+            fused=True,
+        )

@@ -1,0 +1,381 @@
+"""The training loop: steps, logging, evaluation, checkpoints, stopping. It names no task type, strategy or weighting."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+
+from mtl_cli.data import TaskData
+from mtl_cli.evaluation import Evaluator, StopEvaluation, metric_records, score
+from mtl_cli.model import MultiTaskModel
+from mtl_cli.precision import Precision, autocast, choose_device, choose_precision
+from mtl_cli.sampling import Sampler, StepStream, count_steps_per_epoch, split_step
+from mtl_cli.tasks import Task
+from mtl_cli.tracking import Loggers, MetricsFile, Progress, RunFolder, RunInfo
+from mtl_cli.training.checkpoint import Checkpoints
+from mtl_cli.training.optimizer import AdamW
+from mtl_cli.training.schedule import Schedule
+from mtl_cli.training.seeding import generator_state, restore_generators
+from mtl_cli.training.stopping import Interrupted, StopRequest
+from mtl_cli.types import NonNegativeFloat, PositiveFloat, PositiveInt, UserError
+from mtl_cli.weighting import Weighting
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Progression:
+    """How far a run has come: the part of a checkpoint that is neither weights nor generators. JSON values only."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    best_step: int = 0
+    best_value: float | None = None
+    best_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    evaluations_since_best: int = 0
+    evaluation_due: bool = False
+    stopped_early: bool = False
+    # Sums since the last line of metrics.jsonl: task -> [sum of losses, sum of weights, number of steps that held it].
+    window: dict[str, list[float]] = field(default_factory=dict)
+    window_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """The objects that one run trains with."""
+
+    model: MultiTaskModel
+    data: Mapping[str, TaskData]
+    sampler: Sampler
+    weighting: Weighting
+    optimizer: AdamW
+    schedule: Schedule
+    folder: RunFolder
+    metrics_file: MetricsFile
+    loggers: Loggers
+    progress: Progress
+    seed: int
+    info: RunInfo
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """Trains a model on all of its tasks.
+
+    Args:
+        epochs: length of the run as passes over the data; what a pass is, the sampler says (its `epoch` setting).
+        max_steps: length of the run as a number of steps; wins over `epochs`.
+        steps_per_epoch: length of an epoch as a number of steps; None: the sampler's.
+        evaluate_every: "epoch", or a number of steps. The last step is always evaluated.
+        checkpoint_every_steps: write a resumable checkpoint each so many steps, besides the one after each evaluation.
+        keep_checkpoints: how many resumable checkpoints stay.
+        log_every_steps: steps between two lines of metrics.jsonl.
+        num_micro_batches: cut each step into so many parts whose gradients add up (gradient accumulation): less memory,
+            the same update.
+        max_grad_norm: clip the norm of the whole gradient to this; None: no clipping.
+        precision: bf16 is autocast to bfloat16 with float32 weights; auto takes it where the hardware is fast at it.
+        device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
+        best_metric: what chooses the best checkpoint: "score" (mean over tasks of the main metric) or
+            "<task>/<metric>", on the validation split. Of errors such as mse or loss the lowest is best.
+        early_stopping_patience: stop after so many evaluations in a row without a new best; None: never.
+        min_improvement: what counts as a new best.
+        evaluation_batch_tokens: tokens a batch in evaluation.
+    """
+
+    epochs: PositiveFloat = 3.0
+    max_steps: PositiveInt | None = None
+    steps_per_epoch: PositiveInt | None = None
+    evaluate_every: Literal["epoch"] | PositiveInt = "epoch"
+    checkpoint_every_steps: PositiveInt | None = None
+    keep_checkpoints: PositiveInt = 1
+    log_every_steps: PositiveInt = 10
+    num_micro_batches: PositiveInt = 1
+    max_grad_norm: PositiveFloat | None = 1.0
+    precision: Precision = "auto"
+    device: str = "auto"
+    best_metric: str = "score"
+    early_stopping_patience: PositiveInt | None = None
+    min_improvement: NonNegativeFloat = 0.0
+    evaluation_batch_tokens: PositiveInt = 8192
+
+    def check_tasks(self, tasks: Mapping[str, Task]) -> None:
+        """Refuse settings that name a task or a metric that the run does not have."""
+        name = self.best_metric.removeprefix("validation/")
+        known = ["score", *(f"{task}/{metric}" for task, t in tasks.items() for metric in [*(t.metrics or []), "loss"])]
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(
+                f"trainer.best_metric: found {self.best_metric!r}, allowed: {', '.join(known)}{hint}"
+            )
+
+    def fit(self, run: TrainingRun, resume: bool = False) -> Progression:
+        """Train to the end and leave the best weights in `run.model`.
+
+        Raises:
+            Interrupted: after a signal, with a checkpoint written.
+            UserError: a loss that is not finite, or a GPU that is out of memory.
+        """
+        return _Loop(self, run, resume).run_to_end()
+
+
+class _Loop:
+    """One call of `Trainer.fit`."""
+
+    def __init__(self, settings: Trainer, run: TrainingRun, resume: bool) -> None:
+        self.settings = settings
+        self.run = run
+        self.model = run.model
+        self.tasks = run.model.tasks
+        self.device = choose_device(settings.device)
+        self.precision = choose_precision(settings.precision, self.device)
+        self.splits = {name: run.data[name].splits["train"] for name in self.tasks}
+        self.steps_per_epoch = settings.steps_per_epoch or count_steps_per_epoch(run.sampler, self.splits, seed=run.seed)
+        self.total_steps = settings.max_steps or math.ceil(settings.epochs * self.steps_per_epoch)
+        self.stream = StepStream(run.sampler, self.splits, seed=run.seed, total_steps=self.total_steps)
+        self.evaluate_every = self.steps_per_epoch if settings.evaluate_every == "epoch" else settings.evaluate_every
+        self.model.to(self.device)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = run.optimizer.build(self.model)
+        self.checkpoints = Checkpoints(run.folder.checkpoints_folder, keep=settings.keep_checkpoints)
+        self.state = Progression()
+        self.stop = StopRequest()
+        self.evaluator = Evaluator(self.device, self.precision, settings.evaluation_batch_tokens, lambda: bool(self.stop))
+        self.unchecked: list[tuple[int, dict[str, torch.Tensor], torch.Tensor]] = []
+        run.weighting.start(tuple(self.tasks))
+        if resume:
+            self._resume()
+        self.started = time.monotonic() - self.state.seconds
+        self.window_started = time.monotonic()
+
+    def run_to_end(self) -> Progression:
+        state = self.state
+        self.run.loggers.start(replace(self.run.info, initial_step=state.step))
+        self.run.progress.start(self.total_steps, state.step, list(self.tasks))
+        self.model.train()
+        try:
+            with self.stop:
+                if state.evaluation_due:
+                    self._evaluate()
+                while state.step < self.total_steps and not state.stopped_early:
+                    self._train_step()
+                    self._after_step()
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the GPU ran out of memory at step {state.step + 1}. Lower sampler.batch_size (or set sampler.max_tokens), "
+                "raise trainer.num_micro_batches, lower tasks.<name>.max_length, or take a smaller encoder. "
+                f"({str(error).splitlines()[0]})"
+            ) from error
+        finally:
+            self.run.progress.close()
+        self.checkpoints.load_best(state.best_step, self.model)
+        return state
+
+    # One step
+
+    def _train_step(self) -> None:
+        state, settings = self.state, self.settings
+        began = time.monotonic()
+        rows = self.stream.next_step(state.step)
+        parts = split_step(rows, settings.num_micro_batches) if settings.num_micro_batches > 1 else [rows]
+        batches = [
+            {name: batch.to(self.device) for name, batch in self.stream.collate(part).items()} for part in parts
+        ]
+        normalizers = {
+            name: sum(self.tasks[name].normalizer(b[name].labels_M) for b in batches if name in b) for name in rows
+        }
+        losses: dict[str, torch.Tensor] = {}
+        weights: dict[str, float] = {}
+        for batch in batches:
+            with autocast(self.precision, self.device):
+                logits = self.model(batch)
+            part = {
+                name: self.tasks[name].loss(logits[name], b.labels_M, normalizers[name]) for name, b in batch.items()
+            }
+            weights.update(self.run.weighting.backward(part))
+            for name, loss in part.items():
+                losses[name] = losses[name] + loss.detach() if name in losses else loss.detach()
+        self.grad_norm = torch.nn.utils.clip_grad_norm_(
+            self.parameters, math.inf if settings.max_grad_norm is None else settings.max_grad_norm, foreach=True
+        )
+        self.unchecked.append((state.step + 1, losses, self.grad_norm))
+        if self.device.type == "cpu":  # on a GPU each check waits for the device: done when a line is logged
+            self._check_finite()
+        self.factor = self.run.schedule.factor(state.step, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * self.factor
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        tokens = sum(b.num_tokens for batch in batches for b in batch.values())
+        state.tokens += tokens
+        state.window_tokens += tokens
+        state.training_seconds += time.monotonic() - began
+        self.step_losses, self.step_weights = losses, weights
+
+    def _check_finite(self) -> None:
+        """Stop at the first step whose loss or gradient is not a finite number."""
+        for step, losses, grad_norm in self.unchecked:
+            broken = [f"loss of task {name!r} is {float(loss)}" for name, loss in losses.items() if not loss.isfinite()]
+            if not broken and not grad_norm.isfinite():
+                broken = [f"norm of the gradient is {float(grad_norm)} (tasks in the step: {', '.join(losses)})"]
+            if broken:
+                latest = self.checkpoints.latest()
+                kept = f"the last good checkpoint is {latest[1]}" if latest else "there is no checkpoint yet"
+                raise UserError(
+                    f"step {step}: {'; '.join(broken)}; {kept}. Lower optimizer.lr, lengthen schedule.warmup_fraction, "
+                    "set trainer.max_grad_norm, or try trainer.precision=fp32"
+                )
+        for _, losses, _ in self.unchecked:
+            for name, loss in losses.items():
+                entry = self.state.window.setdefault(name, [0.0, 0.0, 0])
+                entry[0] += float(loss)
+        self.unchecked.clear()
+
+    def _after_step(self) -> None:
+        state, settings = self.state, self.settings
+        for name, weight in self.step_weights.items():
+            entry = state.window.setdefault(name, [0.0, 0.0, 0])
+            entry[1] += weight
+            entry[2] += 1
+        self.run.progress.step(
+            state.step,
+            self.step_losses,
+            state.window_tokens / max(time.monotonic() - self.window_started, 1e-9),
+            state.step / self.steps_per_epoch,
+        )
+        last = state.step == self.total_steps
+        if state.step % settings.log_every_steps == 0 or last:
+            self._log_window()
+        state.evaluation_due = last or state.step % self.evaluate_every == 0
+        if state.evaluation_due:
+            self._evaluate()
+        elif self.stop or (settings.checkpoint_every_steps and state.step % settings.checkpoint_every_steps == 0):
+            self._checkpoint()
+        if self.stop and state.step < self.total_steps and not state.stopped_early:
+            self._interrupt()
+
+    def _log_window(self) -> None:
+        state = self.state
+        self._check_finite()
+        now = time.monotonic()
+        seconds = max(now - self.window_started, 1e-9)
+        losses = {name: total / count for name, (total, _, count) in state.window.items()}
+        record: dict[str, float] = {
+            **{f"train/loss/{name}": loss for name, loss in losses.items()},
+            **{f"train/weight/{name}": total / count for name, (_, total, count) in state.window.items()},
+            "train/lr": max(group["lr"] for group in self.optimizer.param_groups),
+            "train/grad_norm": float(self.grad_norm),
+            "train/tokens": state.tokens,
+            "train/epoch": state.step / self.steps_per_epoch,
+            "train/tokens_per_second": state.window_tokens / seconds,
+        }
+        self.run.metrics_file.append({"step": state.step, **record})
+        self.run.loggers.log(record, state.step)
+        state.window, state.window_tokens, self.window_started = {}, 0, now
+
+    # Evaluation, checkpoints, stopping
+
+    def _evaluate(self) -> None:
+        """Score the validation splits, keep the weights if they are the best so far, write a checkpoint."""
+        state, settings = self.state, self.settings
+        self._check_finite()
+        metrics: dict[str, dict[str, float]] = {}
+        try:
+            for name in self.tasks:
+                split = self.run.data[name].splits["validation"]
+                with self.run.progress.evaluation("validation", name, len(split)) as advance:
+                    metrics[name] = self.evaluator.evaluate(self.model, name, split, advance).metrics
+        except StopEvaluation:
+            self._checkpoint()
+            self._interrupt()
+        total = score(metrics, self.tasks)
+        record = {**metric_records("validation", metrics), "validation/score": total}
+        self.run.metrics_file.append({"step": state.step, **record})
+        self.run.loggers.log(record, state.step)
+        value = self._best_value(metrics, total)
+        state.evaluation_due = False
+        is_best = state.best_value is None or value > state.best_value + settings.min_improvement
+        if is_best:
+            state.best_step, state.best_value, state.best_metrics = state.step, value, metrics
+            state.evaluations_since_best = 0
+            self.checkpoints.save_best(state.step, self.model)
+        else:
+            state.evaluations_since_best += 1
+        patience = settings.early_stopping_patience
+        if patience is not None and state.evaluations_since_best >= patience:
+            state.stopped_early = True
+            log.info("stopped early at step %d: no new best in %d evaluations", state.step, patience)
+        self.run.progress.evaluation_summary("validation", state.step, metrics, total)
+        self._checkpoint()
+        self.checkpoints.remove_other_bests(state.best_step)
+        self.window_started = time.monotonic()
+
+    def _best_value(self, metrics: Mapping[str, Mapping[str, float]], total: float) -> float:
+        """What the best checkpoint is chosen by; higher is better."""
+        name = self.settings.best_metric.removeprefix("validation/")
+        if name == "score":
+            return total
+        task, _, metric = name.partition("/")
+        return metrics[task][metric] if self.tasks[task].higher_is_better(metric) else -metrics[task][metric]
+
+    def _checkpoint(self) -> None:
+        state = self.state
+        self._check_finite()
+        state.seconds = time.monotonic() - self.started
+        self.checkpoints.save(
+            state.step,
+            self.model,
+            {
+                "progression": asdict(state),
+                "optimizer": self.optimizer.state_dict(),
+                "stream": self.stream.state_dict(),
+                "weighting": self.run.weighting.state_dict(),
+                "generators": generator_state(),
+                "metrics_position": self.run.metrics_file.position(),
+                "total_steps": self.total_steps,
+            },
+        )
+
+    def _resume(self) -> None:
+        latest = self.checkpoints.latest()
+        if latest is None:
+            log.warning("no checkpoint in %s yet: the run starts again from its beginning", self.run.folder.path)
+            self.run.metrics_file.truncate(0)
+            return
+        _, folder = latest
+        state: dict[str, Any] = self.checkpoints.load(folder, self.model)
+        if state["total_steps"] != self.total_steps:
+            raise UserError(
+                f"{folder} belongs to a run of {state['total_steps']} steps, the data and settings now give "
+                f"{self.total_steps}: were the data files changed?"
+            )
+        self.state = Progression(**state["progression"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.stream.load_state_dict(state["stream"])
+        self.run.weighting.load_state_dict(state["weighting"])
+        self.run.metrics_file.truncate(state["metrics_position"])
+        restore_generators(state["generators"])
+        log.info("resumed at step %d of %d", self.state.step, self.total_steps)
+
+    def _interrupt(self) -> None:
+        assert self.stop.signal_number is not None
+        raise Interrupted(self.stop.signal_number)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak memory of this process: of the GPU where it computes on one, else resident memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,142 @@
+import pytest
+from compose import composed
+
+from mtl_cli.check_config import ConfigError, check_config, check_settings
+from mtl_cli.cli import conf_dir
+from mtl_cli.commands.settings import EvaluateSettings, PredictSettings
+from mtl_cli.overrides import groups_in
+
+GROUPS = groups_in([conf_dir()])
+
+
+def problems(*overrides: str, allow_targets: list[str] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        check_config(composed(*overrides), allow_targets)
+    return caught.value.problems
+
+
+def test_the_default_configuration_is_sound():
+    check_config(composed())
+
+
+@pytest.mark.parametrize(
+    ("group", "option"), [(group, option) for group, options in GROUPS.items() for option in options], ids="=".join
+)
+def test_every_shipped_option_composes_and_binds_to_the_code(group, option):
+    required = {"huggingface": ["encoder.path=some/model"]}.get(option, [])
+    value = f"[{option}]" if group in ("task", "logger") else option
+    check_config(composed(f"{group}={value}", *required))
+
+
+def test_all_errors_are_reported_at_once():
+    found = problems(
+        "trainer.epochs=-1", "trainer.epoch=3", "optimizer.lr=fast", "tasks.sentiment.txt=review", "sed=3", "seed=-2"
+    )
+    assert len(found) == 6
+    text = "\n".join(found)
+    assert "trainer.epochs: found -1, input should be greater than 0" in text
+    assert "trainer.epoch: Trainer has no such setting; did you mean epochs?" in text
+    assert "optimizer.lr: found 'fast', input should be a valid number" in text
+    assert "tasks.sentiment.txt: SingleTextClassification has no such setting; did you mean text?" in text
+    assert "sed: no such key; did you mean seed?" in text
+    assert "seed: found -2, input should be greater than or equal to 0" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.epochs=true", "trainer.epochs: found True, input should be a valid number"),
+        ("sampler.batch_size=1.5", "sampler.batch_size: found 1.5"),
+        ("trainer.precision=fp16", "trainer.precision: found 'fp16', input should be 'auto', 'bf16' or 'fp32'"),
+        ("trainer.best_metric=sentiment/acuracy", "did you mean sentiment/accuracy"),
+        ("tasks.sentiment.validation_fraction=1.5", "tasks.sentiment.validation_fraction: found 1.5"),
+        ("tasks.sentimnt.max_length=5", "tasks.sentimnt: no such task in this run .* did you mean sentiment"),
+        ("encoder=huggingface", "encoder.path: required and not set; give encoder.path=VALUE"),
+        ("encoder.hidden_size=130", "encoder.hidden_size: 130 is not a multiple of encoder.num_heads"),
+        ("weighting=static", None),
+        ("sampler.batch_size={sentiment: 4}", "no batch size for: entities, inference"),
+        ("tasks.sentiment.share_head_with=inference", "has another type or other labels"),
+        ("tasks.sentiment.share_head_with=nobody", "found 'nobody', allowed: another task of the run"),
+        ("tasks.sentiment.metrics=[acuracy]", "Did you mean 'accuracy'"),
+        ("tasks.sentiment.source.relatedness=2", "tasks.sentiment.source.relatedness: found 2"),
+        ("tasks.sentiment.source.seed=null", "tasks.sentiment.source.seed: found None"),
+        ("schedule.warmup_steps=5", "found both warmup_fraction=0.1 and warmup_steps=5"),
+        ("encoder=null", "encoder: missing; choose one with encoder=NAME"),
+        ("encodr=minilm", "encodr: no such key; did you mean encoder"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_key_what_was_found_and_what_is_allowed(override, message):
+    if message is None:
+        check_config(composed(override))
+        return
+    found = problems(override)
+    assert len(found) == 1
+    pytest.raises(ConfigError, check_config, composed(override)).match(message)
+
+
+def test_static_weights_of_a_task_that_is_not_in_the_run_are_refused():
+    found = problems("weighting=static", "weighting.task_weights={sentimnt: 2}")
+    assert found == [
+        "weighting.task_weights.sentimnt: no such task in this run, tasks are sentiment, entities, inference; "
+        "did you mean 'sentiment'?"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("os.system", "allowed packages are mtl_cli, torch, torchjd, transformers; .* allow_targets=\\[os\\]"),
+        ("subprocess.run", "allowed packages"),
+        ("torchhub.load", "allowed packages"),
+        ("torch.hub.load", "which is not a Source"),
+        ("torch.load", "which is not a Source"),
+        ("transformers.pipeline", "which is not a Source"),
+        ("torch.nn.Linear", "which is not a Source"),
+        ("mtl_cli.cli.main", "which is not a Source"),
+        ("mtl_cli.data.Source", "abstract class"),
+        ("mtl_cli.data.NoSuch", "cannot be imported"),
+    ],
+)
+def test_a_target_must_be_a_class_of_the_kind_that_its_place_asks_for(target, message):
+    found = problems(f"tasks.sentiment.source._target_={target}")
+    assert any(__import__("re").search(message, problem) for problem in found), found
+
+
+def test_targets_that_the_user_allows_are_still_of_the_right_kind():
+    found = problems("tasks.sentiment.source._target_=os.system", allow_targets=["os"])
+    assert any("which is not a Source" in problem for problem in found)
+
+
+def test_a_configuration_cannot_allow_targets_to_itself():
+    config = composed("allow_targets=[os]", "tasks.sentiment.source._target_=os.system")
+    pytest.raises(ConfigError, check_config, config, []).match("allowed packages")
+
+
+def test_hydras_other_underscored_keys_are_refused():
+    found = problems("tasks.sentiment.source._partial_=true")
+    assert found == [
+        "tasks.sentiment.source._partial_: not allowed; a node holds _target_ and the arguments of its class"
+    ]
+
+
+def test_a_yaml_without_its_package_line_is_explained(tmp_path):
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "reviews.yaml").write_text("# Reviews\n_target_: mtl_cli.tasks.SingleTextClassification\n")
+    with pytest.raises(ConfigError, match=r"first line must be `# @package tasks.NAME`"):
+        check_config(composed("task=[reviews]", config_dir=tmp_path))
+
+
+@pytest.mark.parametrize(("command", "settings"), [("evaluate", EvaluateSettings), ("predict", PredictSettings)])
+def test_the_settings_of_other_commands_bind_to_the_code(command, settings):
+    required = ["run=r", *(["input=i.csv", "output=o.csv"] if command == "predict" else [])]
+    config = composed(*required, command=command)
+    assert check_settings(settings, config) == settings(**{key.split("=")[0]: key.split("=")[1] for key in required})
+
+
+def test_a_missing_and_a_misspelt_setting_of_another_command_are_reported_together():
+    with pytest.raises(ConfigError) as caught:
+        check_settings(EvaluateSettings, composed("split=[test]", "splits=[dev]", command="evaluate"))
+    text = str(caught.value)
+    assert "run: required and not set" in text
+    assert "split: no such key; did you mean splits?" in text
+    assert "splits: found ['dev'], 0: input should be 'train', 'validation' or 'test'" in text

@@ -1,0 +1,69 @@
+import pytest
+
+from mtl_cli.overrides import force_values, groups_in, option_problems, value_of
+
+
+@pytest.fixture
+def conf(tmp_path):
+    for name in ("encoder/bert_base", "encoder/minilm", "task/glue/sst2", "task/snli", "hydra/help/mtl"):
+        file = tmp_path / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (tmp_path / "train.yaml").touch()
+    return tmp_path
+
+
+def test_groups_are_folders_with_the_paths_below_them_and_hydras_own_is_left_out(conf):
+    assert groups_in([conf]) == {"encoder": ["bert_base", "minilm"], "task": ["glue/sst2", "snli"]}
+
+
+def test_a_users_folder_adds_options_to_a_group(conf, tmp_path_factory):
+    own = tmp_path_factory.mktemp("own")
+    (own / "task").mkdir()
+    (own / "task" / "reviews.yaml").touch()
+    assert groups_in([conf, own])["task"] == ["glue/sst2", "reviews", "snli"]
+
+
+@pytest.mark.parametrize(
+    ("given", "forced"),
+    [
+        ("trainer.epochs=3", "++trainer.epochs=3"),
+        ("seed=1,2", "++seed=1,2"),
+        ("tasks.sst2.max_train_examples=5", "++tasks.sst2.max_train_examples=5"),
+        ("encoder.hidden_size=8", "++encoder.hidden_size=8"),
+        ("encoder=minilm", "encoder=minilm"),
+        ("task=[snli,glue/sst2]", "task=[snli,glue/sst2]"),
+        ("encoder@other=minilm", "encoder@other=minilm"),
+        ("hydra.run.dir=x", "hydra.run.dir=x"),
+        ("hydra/launcher=joblib", "hydra/launcher=joblib"),
+        ("+new.key=1", "+new.key=1"),
+        ("~trainer", "~trainer"),
+        ("-m", "-m"),
+    ],
+)
+def test_assignments_to_settings_are_forced_and_all_else_is_left_to_hydra(conf, given, forced):
+    assert force_values([given], groups_in([conf])) == [forced]
+
+
+def test_the_value_of_a_flag_is_no_assignment(conf):
+    arguments = ["--config-dir", "a=b", "seed=1"]
+    assert force_values(arguments, groups_in([conf])) == ["--config-dir", "a=b", "++seed=1"]
+
+
+def test_all_unknown_options_are_named_with_the_nearest(conf):
+    problems = option_problems(["encoder=minlm", "task=[sst2,snli],[sick]"], [conf], groups_in([conf]))
+    assert problems == [
+        "encoder=minlm: no such option; did you mean minilm?",
+        "task=sst2: no such option; did you mean glue/sst2?",
+        "task=sick: no such option; there are glue/sst2, snli",
+    ]
+
+
+def test_a_function_of_hydras_grammar_is_left_to_hydra(conf):
+    assert option_problems(["encoder=choice(a,b)", "task=glob(*)"], [conf], groups_in([conf])) == []
+
+
+def test_the_last_value_of_a_key_counts_and_null_is_none():
+    assert value_of("resume", ["resume=a", "resume=b"]) == "b"
+    assert value_of("resume", ["resume=null"]) is None
+    assert value_of("resume", ["seed=1"]) is None
