@@ -7,6 +7,7 @@ range. Then the (light) objects are made, whose constructors check what several 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -258,10 +259,19 @@ def _alternatives(hint: Any) -> list[Any]:
 
 
 def _hints(target: type) -> dict[str, Any]:
-    """Annotations of a constructor's arguments, bounds included."""
-    if dataclasses.is_dataclass(target):
-        return typing.get_type_hints(target, include_extras=True)
-    return typing.get_type_hints(target.__init__, include_extras=True)  # type: ignore[misc]
+    """Annotations of a constructor's arguments, bounds included; without those that only a type checker can resolve."""
+    owners = (
+        [(cls.__dict__.get("__annotations__", {}), cls.__module__) for cls in reversed(target.__mro__)]
+        if dataclasses.is_dataclass(target)
+        else [(getattr(target.__init__, "__annotations__", {}), getattr(target.__init__, "__module__", ""))]  # type: ignore[misc]
+    )
+    hints = {}
+    for annotations, module in owners:
+        for name, annotation in annotations.items():
+            holder = type("Holder", (), {"__annotations__": {name: annotation}, "__module__": module})
+            with contextlib.suppress(NameError):
+                hints.update(typing.get_type_hints(holder, include_extras=True))
+    return hints
 
 
 def _import_object(path: str) -> Any:

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from datasets import Dataset
 from torch import nn
 
+from mtl_cli.data.encoded import EncodedSplit
 from mtl_cli.encoders import Encoder, Layout, pool
 from mtl_cli.sharing import SharingStrategy, TaskModules, check_task_names, parameter_partition
 from mtl_cli.sharing.task_modules import SHARED
@@ -40,8 +43,8 @@ class MultiTaskModel(nn.Module):
         """Put the model together and draw the heads' weights from PyTorch's default generator.
 
         Raises:
-            UserError: a task's name cannot be used, a strategy's setting does not fit the encoder, or a shared head does
-                not fit a task.
+            UserError: a task's name cannot be used, a strategy's setting does not fit the encoder, or a shared head
+                does not fit a task.
         """
         super().__init__()
         check_task_names(tasks)
@@ -105,7 +108,7 @@ class MultiTaskModel(nn.Module):
         return [parameters[name] for name, found in self.parameter_partition().items() if found == part]
 
     def parameter_counts(self) -> dict[str, int]:
-        """Return the numbers of parameters: "total" (frozen ones too), and of the trainable ones "shared" and "task_specific"."""
+        """Count parameters: "total" (frozen ones too), and of the trainable ones "shared" and "task_specific"."""
         shared = sum(parameter.numel() for parameter in self.shared_parameters())
         trainable = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
         total = sum(parameter.numel() for parameter in self.parameters())
@@ -120,12 +123,36 @@ class MultiTaskModel(nn.Module):
             max_tokens: tokens that go through the encoder at once.
 
         Returns:
-            One record a text, in order, as in a run's prediction files: `prediction` and what the task type knows of its
-            certainty.
+            One record a text, in order, as in a run's prediction files: `prediction` and what the type of task knows
+            about its certainty.
         """
-        from mtl_cli.predict_texts import predict_texts
+        if task not in self.tasks:
+            raise UserError(f"The model has no task '{task}'. It has: {', '.join(self.tasks)}.")
+        if len(texts) == 0:
+            return []
+        how = self.tasks[task]
+        columns = _columns(how, texts)
+        limit = min(how.max_length or self.encoder.max_length, self.encoder.max_length)
+        split = _to_split(how.encode(columns, self.encoder.tokenizer, limit, None), len(texts))
+        logits_MC = self._logits(task, split, max_tokens)
+        return list(how.prediction_records(logits_MC, split, Dataset.from_dict(columns), self.labels[task]))
 
-        return predict_texts(self, task, texts, max_tokens)
+    def _logits(self, task: str, split: EncodedSplit, max_tokens: int) -> np.ndarray:
+        """Logits of one task in the order of the split's labels, float32, (M, C), without dropout and gradients."""
+        device = next(self.parameters()).device
+        parts, slots = [], []
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                for rows in _batches(split.lengths, max_tokens):
+                    parts.append(self({task: split.batch(rows).to(device)})[task].float().cpu().numpy())
+                    slots.append(split.label_slots(rows))
+        finally:
+            self.train(was_training)
+        logits_MC = np.concatenate(parts)
+        logits_MC[np.concatenate(slots)] = logits_MC.copy()
+        return logits_MC
 
 
 def _token_types(batches: Sequence[Batch]) -> torch.Tensor | None:
@@ -161,3 +188,57 @@ def _head_owner(name: str, tasks: Mapping[str, Task], labels: Mapping[str, list[
             f"order: set tasks.{name}.labels."
         )
     return owner
+
+
+def _columns(task: Task, texts: Sequence[Any]) -> dict[str, list[Any]]:
+    """The input columns that the task reads, or an error that says what a text should have been."""
+    names = task.input_columns()
+    if task.level == "word":
+        wanted = "a non-empty list of words"
+        fits = [not isinstance(text, str) and len(text) > 0 and _are_strings(text) for text in texts]
+    elif len(names) > 1:
+        wanted = f"{len(names)} strings ({', '.join(names)})"
+        fits = [not isinstance(text, str) and len(text) == len(names) and _are_strings(text) for text in texts]
+    else:
+        wanted = "a string"
+        fits = [isinstance(text, str) for text in texts]
+    if not all(fits):
+        place = fits.index(False)
+        raise UserError(f"Text {place + 1}: found {texts[place]!r}, but {type(task).__name__} takes {wanted} a text.")
+    if len(names) > 1:
+        return {column: [text[index] for text in texts] for index, column in enumerate(names)}
+    return {names[0]: [text if isinstance(text, str) else list(text) for text in texts]}
+
+
+def _are_strings(items: Sequence[Any]) -> bool:
+    return all(isinstance(item, str) for item in items)
+
+
+def _to_split(rows: Mapping[str, list[Any]], num_examples: int) -> EncodedSplit:
+    def flat(column: str, dtype: type) -> np.ndarray | None:
+        return np.concatenate([np.asarray(row, dtype=dtype) for row in rows[column]]) if column in rows else None
+
+    def starts(column: str) -> np.ndarray | None:
+        return np.concatenate(([0], np.cumsum([len(row) for row in rows[column]]))) if column in rows else None
+
+    input_ids, row_starts = flat("input_ids", np.int32), starts("input_ids")
+    assert input_ids is not None
+    assert row_starts is not None
+    return EncodedSplit(
+        input_ids=input_ids,
+        row_starts=row_starts,
+        token_type_ids=flat("token_type_ids", np.uint8),
+        labels=None,
+        positions=flat("positions", np.int32),
+        label_starts=starts("positions"),
+        word_numbers=flat("word_numbers", np.int32),
+        example_numbers=np.asarray(rows["example_offset"], dtype=np.int64),
+        num_examples=num_examples,
+    )
+
+
+def _batches(lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
+    """Rows of similar length, at most `max_tokens` at a time and at least one row."""
+    order = np.argsort(lengths, kind="stable")
+    batch_of_row = np.cumsum(lengths[order]) // max(max_tokens, int(lengths.max()))
+    return np.split(order, np.flatnonzero(np.diff(batch_of_row)) + 1)

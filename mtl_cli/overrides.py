@@ -72,6 +72,8 @@ def option_problems(arguments: Sequence[str], dirs: Sequence[Path], groups: dict
         if group not in groups:
             continue
         options = groups[group]
+        if value in ("null", ""):
+            problems.append(f"{group}={value}: found no name; there are {', '.join(options)}")
         for name in _options_named(value):
             if name in options:
                 continue

@@ -121,8 +121,8 @@ def _model_folder(folder: Path) -> Path:
         if (candidate / _DESCRIPTION).is_file():
             return candidate
     raise UserError(
-        f"'{folder}' holds no model: neither {_DESCRIPTION} nor model/{_DESCRIPTION} is there. Name a run folder that has "
-        "finished, or the model/ folder inside it."
+        f"'{folder}' holds no model: neither {_DESCRIPTION} nor model/{_DESCRIPTION} is there. Name a run folder that "
+        "has finished, or the model/ folder inside it."
     )
 
 
@@ -137,7 +137,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
     if description.get("version") != FORMAT_VERSION:
         raise UserError(
             f"{path}: format version {description.get('version')}, but this version of mtl reads {FORMAT_VERSION}. "
-            f"It was written by mtl-cli {description.get('written_by', {}).get('mtl-cli', '(unknown)')}: install that one."
+            f"It was written by mtl-cli {description.get('written_by', {}).get('mtl-cli', '?')}: install that version."
         )
     return description
 
@@ -162,8 +162,8 @@ def _rebuild(spec: Mapping[str, Any], known: Mapping[str, type], folder: Path, *
     name = spec["class"]
     if name not in known:
         raise UserError(
-            f"{folder / _DESCRIPTION} names the class '{name}', which is not part of mtl. If it is yours, import it and "
-            "call load_model(folder, classes=[...]) with it."
+            f"{folder / _DESCRIPTION} names the class '{name}', which is not part of mtl. If it is yours, import it "
+            "and call load_model(folder, classes=[...]) with it."
         )
     arguments = {
         key: _rebuild(value, known, folder) if isinstance(value, dict) and set(value) == {"class", "args"} else value

@@ -59,6 +59,12 @@ def test_all_unknown_options_are_named_with_the_nearest(conf):
     ]
 
 
+def test_a_group_needs_a_name(conf):
+    assert option_problems(["encoder=null"], [conf], groups_in([conf])) == [
+        "encoder=null: found no name; there are bert_base, minilm"
+    ]
+
+
 def test_a_function_of_hydras_grammar_is_left_to_hydra(conf):
     assert option_problems(["encoder=choice(a,b)", "task=glob(*)"], [conf], groups_in([conf])) == []
 

@@ -51,6 +51,9 @@ def evaluate(config: Mapping[str, Any]) -> int:
                     labels=model.labels[name],
                     name=name,
                 )
+                train = data.splits.get("train")
+                if train is not None and train.labels is not None and data.labels is not None:
+                    task.fit_class_weights(train.labels, data.labels)
                 model.tasks[name] = task
                 metrics[name] = {}
                 for split in settings.splits:

@@ -75,7 +75,7 @@ def _read_lines(path: Path, model: MultiTaskModel, settings: PredictSettings) ->
             columns = task.input_columns()
             parts = [line.split()] if task.level == "word" else line.split("\t") if len(columns) > 1 else [line]
             if len(parts) != len(columns):
-                if settings.task is None:
+                if settings.tasks is None:
                     continue  # a task on pairs does not fit a file of single texts
                 raise UserError(f"{path}, line {number}: task {name!r} takes {len(columns)} texts with a tab between")
             row.update(zip(columns, parts, strict=True))
@@ -85,14 +85,14 @@ def _read_lines(path: Path, model: MultiTaskModel, settings: PredictSettings) ->
 
 def _chosen(model: MultiTaskModel, settings: PredictSettings) -> list[str] | None:
     """The tasks that the user names, or None."""
-    if settings.task is None:
+    if settings.tasks is None:
         return None
-    names = [settings.task] if isinstance(settings.task, str) else settings.task
+    names = [settings.tasks] if isinstance(settings.tasks, str) else settings.tasks
     for name in names:
         if name not in model.tasks:
             near = difflib.get_close_matches(name, model.tasks, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"task: found {name!r}, the run has {', '.join(model.tasks)}{hint}")
+            raise UserError(f"tasks: found {name!r}, the run has {', '.join(model.tasks)}{hint}")
     return names
 
 

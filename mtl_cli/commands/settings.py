@@ -39,7 +39,7 @@ class PredictSettings:
         run: the run folder, or its model/ folder.
         input: csv, tsv, jsonl, json, parquet, or txt with a text a line.
         output: csv, tsv or jsonl.
-        task: a task's name or several; None: every task whose columns the input has.
+        tasks: a task's name or several; None: every task whose columns the input has.
         columns: which column of the input to take for a column that the run was trained with: {sentence: review}.
         device: auto, cpu, cuda, ...
         precision: auto, bf16 or fp32.
@@ -50,7 +50,7 @@ class PredictSettings:
     run: str
     input: str
     output: str
-    task: str | list[str] | None = None
+    tasks: str | list[str] | None = None
     columns: dict[str, str] = field(default_factory=dict)
     device: str = "auto"
     precision: Precision = "auto"

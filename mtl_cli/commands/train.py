@@ -68,7 +68,7 @@ def train(config: dict[str, Any], output_folder: Path, overrides: list[str]) -> 
         except BaseException as error:
             results.fail(error)
             # The caller shows the error; the log file keeps it with its traceback.
-            log.error("%s", error, exc_info=error, extra={ALREADY_SHOWN: True})
+            log.error("%s", results.error, exc_info=error, extra={ALREADY_SHOWN: True})
             raise
         finally:
             folder.write_results(results)
@@ -93,9 +93,9 @@ def _reopen(config: dict[str, Any], overrides: list[str]) -> tuple[RunFolder, di
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Take back the folder that was made for a run that never began, and that of its day."""
-    for path in (folder, folder.parent):
-        if path.is_dir() and not any(path.iterdir()):
+    """Take back the folder that was made for a run that never began, and the empty ones around it (its day, outputs)."""
+    for path in (folder, *folder.absolute().parents[:2]):
+        if path.is_dir() and path.absolute() != Path.cwd() and not any(path.iterdir()):
             path.rmdir()
 
 
@@ -134,6 +134,9 @@ def _prepare(config: Mapping[str, Any]) -> _Prepared:
     for name, task_data in data.items():
         sizes = ", ".join(f"{split} {split_data.num_examples:,}" for split, split_data in task_data.splits.items())
         log.info("%s: %s examples", name, sizes)
+        train_labels = task_data.splits["train"].labels
+        if train_labels is not None and task_data.labels is not None:
+            tasks[name].fit_class_weights(train_labels, task_data.labels)
         for note in task_data.notes:
             log.info("  %s", note)
     # Seeded again: initial weights do not depend on what preparing the data drew.
@@ -145,14 +148,13 @@ def _prepare(config: Mapping[str, Any]) -> _Prepared:
 
 
 def _run(config: dict[str, Any], folder: RunFolder, results: Results, loggers: Loggers, resume: bool) -> None:
-    progress = Progress()
     prepared = _prepare(config)
     model, data = prepared.model, prepared.data
     counts = model.parameter_counts()
     results.parameters = ParameterCounts(counts["total"], counts["shared"], counts["task_specific"])
     log.info("parameters: %s, of which %s shared", f"{counts['total']:,}", f"{counts['shared']:,}")
     trainer = instantiate(config["trainer"])
-    with MetricsFile(folder.metrics_file) as metrics_file:
+    with MetricsFile(folder.metrics_file) as metrics_file, Progress() as progress:
         run = TrainingRun(
             model=model,
             data=data,
@@ -178,9 +180,9 @@ def _run(config: dict[str, Any], folder: RunFolder, results: Results, loggers: L
             except StopEvaluation:
                 assert stop.signal_number is not None
                 raise Interrupted(stop.signal_number) from None
-    results.status = "finished"
-    folder.write_results(results)
-    progress.results_table(results, {name: task.main_metric or "" for name, task in model.tasks.items()}, folder.path)
+        results.status = "finished"
+        folder.write_results(results)
+        progress.results_table(results, {name: task.main_metric or "" for name, task in model.tasks.items()}, folder.path)
 
 
 def _score_and_save(

@@ -94,7 +94,9 @@ class HubSource(Source):
             return (
                 "Point at a copy without a loading script, or at the Hub's export with revision: refs/convert/parquet."
             )
-        if "gated" in message or "401" in message or "403" in message:
+        if self._local_folder() is not None:
+            return f"{self.path} is a local folder: check its files, and the configurations in its README.md."
+        if any(word in message for word in ("gated", "401 Client", "403 Client")):
             return "Accept the terms on the data set's page and log in: hf auth login (or set HF_TOKEN)."
         if isinstance(error, exceptions.DatasetNotFoundError | exceptions.DataFilesNotFoundError):
             return (
@@ -109,8 +111,6 @@ class HubSource(Source):
                 "Check `path` (owner/name) and the network, then try again. Without a network, load the data set once "
                 "where there is one and copy the cache (HF_HOME), or use local files with FileSource."
             )
-        if self._local_folder() is not None:
-            return f"{self.path} is a local folder: check its files, and the configurations in its README.md."
         return "Check `path`, `name`, `revision`, `data_dir` and `data_files`."
 
 

@@ -38,7 +38,7 @@ def _stratified_first(classes: np.ndarray, num_first: int) -> np.ndarray:
     """An order of the places of `classes` whose first `num_first` hold each class in proportion."""
     _, inverse, counts = np.unique(classes, return_inverse=True, return_counts=True)
     exact = counts * (num_first / len(classes))
-    quotas = np.minimum(np.floor(exact).astype(np.int64), counts - 1)
+    quotas = np.floor(exact).astype(np.int64)
     # Rows left to hand out go to the classes with the largest remainders that keep a row; should there be too few such
     # classes, the carved split is filled up from the rest.
     for place in np.argsort(quotas - exact, kind="stable")[: num_first - quotas.sum()]:

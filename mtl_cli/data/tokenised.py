@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,12 +92,9 @@ def tokenise(
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
     """A key of all that decides what a tokenizer makes of a text, wherever the tokenizer was loaded from."""
-    import tokenizers
-    import transformers
-
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     settings = [special, tokenizer.model_input_names, tokenizer.truncation_side]
-    versions = [transformers.__version__, tokenizers.__version__]
+    versions = [version("transformers"), version("tokenizers")]
     if not tokenizer.is_fast:
         added = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items()}
         kind = f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}"

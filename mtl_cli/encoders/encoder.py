@@ -77,8 +77,8 @@ class Encoder(nn.Module):
         """
         if self._blocks_path is None:
             raise UserError(
-                f"{setting} needs an encoder with blocks of its own, but no list of {self.model.config.num_hidden_layers} "
-                f"blocks is in a '{self.model.config.model_type}' model. Leave it out, or choose another encoder."
+                f"{setting} needs an encoder with a list of {self.model.config.num_hidden_layers} blocks, which a "
+                f"'{self.model.config.model_type}' model does not have. Leave it out, or choose another encoder."
             )
         return self.blocks
 
@@ -110,7 +110,7 @@ class Encoder(nn.Module):
     def _encode_packed(
         self, input_ids_N: torch.Tensor, token_type_ids_N: torch.Tensor | None, layout: Layout
     ) -> torch.Tensor:
-        position_N = layout.position_N(input_ids_N.device)
+        position_N = layout.positions(input_ids_N.device)
         arguments: dict[str, Any] = {"position_ids": (position_N + self._first_position)[None], "layout": layout}
         if token_type_ids_N is not None:
             arguments["token_type_ids"] = token_type_ids_N[None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 # The cost of a group of B rows padded to T tokens is B T (T + _COPY_COST) + _GROUP_COST, counted in pairs of tokens.
-# Fitted by eye to a 6-block encoder of width 384 on two CPU cores: a group costs about as much as four rows of 32 tokens.
+# Set by eye for a 6-block encoder of width 384 on two CPU cores: a group costs about as much as four rows of 32 tokens.
 _COPY_COST = 32
 _GROUP_COST = 8_000
 

@@ -1,13 +1,13 @@
 """Where each row's tokens lie in a step's hidden states, and which task each row belongs to.
 
-Shapes: B rows, T tokens of the longest row, N tokens of all rows, S slots of all attention groups (N and their padding).
+Shapes: B rows, T tokens of the longest row, N tokens of all rows, S slots of all attention groups (N and padding).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -34,19 +34,31 @@ class AttentionGroup:
     is_real_BT: torch.Tensor | None
 
 
+class SlotIndices(NamedTuple):
+    """The indices between the N tokens of a layout and the S slots of its attention groups.
+
+    Attributes:
+        token_of_slot_S: the token in each slot; in padding, the row's last one.
+        padding_slots: the slots that are padding.
+        slot_of_token_N: the slot of each token.
+    """
+
+    token_of_slot_S: torch.Tensor
+    padding_slots: torch.Tensor
+    slot_of_token_N: torch.Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
     """How the N tokens of a layout are laid out in groups for attention, and brought back.
 
     Attributes:
         groups: the groups, one after the other in the S slots.
-        token_of_slot_S: the token in each slot (padding repeats the row's last one); None where slots are tokens in order.
-        slot_of_token_N: the slot of each token; None where slots are tokens in order.
+        indices: between tokens and slots; None where the slots are the tokens in order.
     """
 
     groups: tuple[AttentionGroup, ...]
-    token_of_slot_S: torch.Tensor | None
-    slot_of_token_N: torch.Tensor | None
+    indices: SlotIndices | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,25 +140,25 @@ class Layout:
             ),
         )
 
-    def starts_B(self, device: torch.device) -> torch.Tensor:
+    def row_starts(self, device: torch.device) -> torch.Tensor:
         """The first token of each row among the N, int64 (B,)."""
-        return self._on(device, "starts_B", lambda: self.starts)
+        return self._on(device, "row_starts", lambda: self.starts)
 
-    def ends_B(self, device: torch.device) -> torch.Tensor:
+    def row_ends(self, device: torch.device) -> torch.Tensor:
         """The last token of each row among the N, int64 (B,)."""
-        return self._on(device, "ends_B", lambda: self.starts + self.lengths - 1)
+        return self._on(device, "row_ends", lambda: self.starts + self.lengths - 1)
 
-    def lengths_B(self, device: torch.device) -> torch.Tensor:
+    def row_lengths(self, device: torch.device) -> torch.Tensor:
         """Tokens in each row, int64 (B,)."""
-        return self._on(device, "lengths_B", lambda: self.lengths)
+        return self._on(device, "row_lengths", lambda: self.lengths)
 
-    def row_of_token_N(self, device: torch.device) -> torch.Tensor:
+    def row_of_token(self, device: torch.device) -> torch.Tensor:
         """The row that each token belongs to, int64 (N,)."""
-        return self._on(device, "row_of_token_N", lambda: np.repeat(np.arange(self.num_rows), self.lengths))
+        return self._on(device, "row_of_token", lambda: np.repeat(np.arange(self.num_rows), self.lengths))
 
-    def position_N(self, device: torch.device) -> torch.Tensor:
+    def positions(self, device: torch.device) -> torch.Tensor:
         """The place of each token in its row, from 0, int64 (N,)."""
-        return self._on(device, "position_N", lambda: np.arange(self.num_tokens) - np.repeat(self.starts, self.lengths))
+        return self._on(device, "positions", lambda: np.arange(self.num_tokens) - np.repeat(self.starts, self.lengths))
 
     def boundaries(self, device: torch.device) -> torch.Tensor:
         """0 and the running sum of the lengths, int32 (B + 1,): what variable-length kernels call cu_seqlens."""
@@ -189,13 +201,15 @@ class Layout:
             groups.append(AttentionGroup(len(rows), tokens_BT.shape[1], slots, is_real))
             tokens_of_groups.append(tokens_BT.ravel())
             real_of_groups.append(is_real_BT.ravel())
-        token_of_slot = np.concatenate(tokens_of_groups)
+        token_of_slot, holds_token = np.concatenate(tokens_of_groups), np.concatenate(real_of_groups)
         if num_slots == self.num_tokens and np.array_equal(token_of_slot, np.arange(num_slots)):
-            return AttentionPlan(tuple(groups), None, None)
-        real_slots = np.flatnonzero(np.concatenate(real_of_groups))
+            return AttentionPlan(tuple(groups), None)
         slot_of_token = np.empty(self.num_tokens, dtype=np.int64)
-        slot_of_token[token_of_slot[real_slots]] = real_slots
-        return AttentionPlan(tuple(groups), _to(token_of_slot, device), _to(slot_of_token, device))
+        slot_of_token[token_of_slot[holds_token]] = np.flatnonzero(holds_token)
+        indices = SlotIndices(
+            _to(token_of_slot, device), _to(np.flatnonzero(~holds_token), device), _to(slot_of_token, device)
+        )
+        return AttentionPlan(tuple(groups), indices)
 
 
 def _to(array: np.ndarray, device: torch.device) -> torch.Tensor:

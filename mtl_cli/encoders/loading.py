@@ -64,8 +64,8 @@ def load_model(path: str, revision: str | None, trust_remote_code: bool, config:
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise UserError(
-            f"encoder.path: the weights of '{path}' lack {len(missing)} of the encoder's: {shown}. They would stay random. "
-            f"Name a checkpoint of a whole '{config.model_type}' model."
+            f"encoder.path: the weights of '{path}' lack {len(missing)} of the encoder's: {shown}. They would stay "
+            f"random. Name a checkpoint of a whole '{config.model_type}' model."
         )
     return model
 
@@ -127,9 +127,9 @@ def _explain(path: str, what: str, error: Exception) -> str:
         names = sorted(entry.name for entry in folder.iterdir())
         if what == "weights" and any(name.endswith((".bin", ".pt", ".ckpt", ".h5")) for name in names):
             return (
-                f"encoder.path: '{path}' holds pickled weights only ({', '.join(names)}), which can run code when read. "
-                "Convert them once where you trust them: load them with transformers' AutoModel.from_pretrained and "
-                "call save_pretrained, which writes model.safetensors."
+                f"encoder.path: '{path}' holds pickled weights only ({', '.join(names)}), which can run code when "
+                "read. Convert them once where you trust them: load them with transformers' AutoModel.from_pretrained "
+                "and call save_pretrained, which writes model.safetensors."
             )
         fix = _fix_tokenizer() if what == "a tokenizer" else "Name a folder written by save_pretrained."
         return f"encoder.path: {what} of '{path}' cannot be loaded (it holds {', '.join(names)}): {reason} {fix}"
@@ -137,9 +137,9 @@ def _explain(path: str, what: str, error: Exception) -> str:
         return f"encoder.path: there is no folder '{path}' (looked from {Path.cwd()})."
     if what == "weights" and "safetensors" in reason:
         return (
-            f"encoder.path: '{path}' has no safetensors weights at this revision, and pickled ones are not read: {reason} "
-            "The hub's conversion may be at encoder.revision=refs/pr/1 (see the model's page); or convert them once "
-            "with AutoModel.from_pretrained and save_pretrained, and give that folder as encoder.path."
+            f"encoder.path: '{path}' has no safetensors weights at this revision, and pickled ones are not read: "
+            f"{reason} The hub's conversion may be at encoder.revision=refs/pr/1 (see the model's page); or convert "
+            "them once with AutoModel.from_pretrained and save_pretrained, and give that folder as encoder.path."
         )
     offline = " HF_HUB_OFFLINE is set: only models in the local cache can be loaded." if _is_offline() else ""
     return (

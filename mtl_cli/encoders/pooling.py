@@ -17,26 +17,26 @@ def pool(hidden_ND: torch.Tensor, layout: Layout, pooling: Pooling) -> torch.Ten
     Args:
         hidden_ND: hidden states of all tokens, rows one after the other, without padding.
         layout: where each row lies.
-        pooling: "first" takes the row's first token ([CLS] in BERT), "last" its last (which alone has seen all of the row
-            in a decoder-only model), "mean" the mean of its tokens as in Sentence-BERT (Reimers and Gurevych, EMNLP
+        pooling: "first" takes the row's first token ([CLS] in BERT), "last" its last (which alone has seen all of the
+            row in a decoder-only model), "mean" the mean of its tokens as in Sentence-BERT (Reimers and Gurevych, EMNLP
             2019), special tokens included, "max" their maximum in each dimension. Mean and maximum are in float32.
     """
     device = hidden_ND.device
     match pooling:
         case "first":
-            return hidden_ND.index_select(0, layout.starts_B(device))
+            return hidden_ND.index_select(0, layout.row_starts(device))
         case "last":
-            return hidden_ND.index_select(0, layout.ends_B(device))
+            return hidden_ND.index_select(0, layout.row_ends(device))
         case "mean":
             return _mean(hidden_ND.float(), layout)
         case "max":
-            return torch.segment_reduce(hidden_ND.float(), "max", lengths=layout.lengths_B(device), axis=0)
+            return torch.segment_reduce(hidden_ND.float(), "max", lengths=layout.row_lengths(device), axis=0)
 
 
 def _mean(hidden_ND: torch.Tensor, layout: Layout) -> torch.Tensor:
     device = hidden_ND.device
     if device.type != "cpu":  # index_add adds in no fixed order there
-        return torch.segment_reduce(hidden_ND, "mean", lengths=layout.lengths_B(device), axis=0)
+        return torch.segment_reduce(hidden_ND, "mean", lengths=layout.row_lengths(device), axis=0)
     sum_BD = hidden_ND.new_zeros(layout.num_rows, hidden_ND.shape[1])
-    sum_BD = sum_BD.index_add(0, layout.row_of_token_N(device), hidden_ND)
-    return sum_BD / layout.lengths_B(device)[:, None]
+    sum_BD = sum_BD.index_add(0, layout.row_of_token(device), hidden_ND)
+    return sum_BD / layout.row_lengths(device)[:, None]

@@ -12,8 +12,8 @@ from mtl_cli.encoders.encoder import Encoder
 class EncoderSpec(ABC):
     """The settings of an encoder, checked but not yet acted on: what `_target_` in conf/encoder/ names.
 
-    Constructing one is cheap and reads no file. Data are tokenised before the model exists, so the two are loaded apart:
-    first `load_tokenizer`, then `build` with the same tokenizer.
+    Constructing one is cheap and reads no file. Data can be tokenised before the model exists, so the two are loaded
+    apart: first `load_tokenizer`, then `build` with the same tokenizer; or `build` alone.
     """
 
     @abstractmethod

@@ -19,8 +19,9 @@ SMALLEST_VOCABULARY = 256 + len(_SPECIAL_TOKENS)
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, lowercase: bool, max_length: int) -> Any:
     """Train byte-level byte-pair encoding (Sennrich et al., ACL 2016; Radford et al., 2019) on `texts`.
 
-    Every byte has an entry, so no text has an unknown token, in any script. A word has the same tokens at the start of a
-    text as inside it. Texts are framed as in BERT: [CLS] first [SEP] second [SEP]. The same texts give the same tokenizer.
+    Every byte has an entry, so no text has an unknown token, in any script. A word has the same tokens at the start of
+    a text as inside it. Texts are framed as in BERT: [CLS] first [SEP] second [SEP]. The same texts give the same
+    tokenizer.
 
     Args:
         texts: training texts, read once.

@@ -103,7 +103,7 @@ class Evaluator:
         if split.labels is None:
             return SplitResult(logits_MC, {})
         metrics = task.compute_metrics(task.predict(logits_MC), split.labels, split, labels)
-        loss = task.loss(torch.from_numpy(logits_MC), torch.from_numpy(split.labels))
+        loss = task.loss(torch.from_numpy(logits_MC), torch.tensor(split.labels))
         return SplitResult(logits_MC, {**metrics, "loss": float(loss)})
 
 

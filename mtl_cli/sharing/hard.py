@@ -15,8 +15,9 @@ from mtl_cli.types import NonNegativeInt, UserError
 class HardSharing(SharingStrategy):
     """Tasks share the lower part of the encoder (Caruana, Multitask Learning, Machine Learning 28, 1997).
 
-    Embeddings and the lowest `num_shared_layers` blocks are one for all tasks; the blocks above are each task's own, all
-    beginning with the same weights. A final normalisation behind the last block, where the family has one, is shared.
+    Embeddings and the lowest `num_shared_layers` blocks are one for all tasks; the blocks above are each task's own,
+    all beginning with the same weights. A final normalisation behind the last block, where the family has one, is
+    shared.
 
     Attributes:
         num_shared_layers: blocks that all tasks share, counted from the lowest; None means all, so that only the heads

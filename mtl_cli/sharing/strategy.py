@@ -11,8 +11,8 @@ from mtl_cli.encoders import Encoder
 class SharingStrategy(ABC):
     """Decides which parameters of an encoder the tasks share.
 
-    A strategy works on any family of encoders: it replaces blocks of `encoder.blocks` by wrappers, which see hidden states
-    and, through `current_layout`, which rows belong to which task. Whatever belongs to one task alone sits in a
+    A strategy works on any family of encoders: it replaces blocks of `encoder.blocks` by wrappers, which see hidden
+    states and, through `current_layout`, which rows belong to which task. Whatever belongs to one task alone sits in a
     `TaskModules`; all other parameters count as shared.
     """
 

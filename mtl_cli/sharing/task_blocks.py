@@ -19,9 +19,9 @@ from mtl_cli.sharing.task_modules import TaskModules
 class TaskBlocks(nn.Module):
     """Stands in place of one block and sends each task's rows through that task's own copy of it.
 
-    All copies begin with the original's weights. Works for blocks of any family: the first argument is the hidden states,
-    (1, N, D) or (B, T, D); of the other arguments, those that are laid out by rows or by tokens are split as it is, and
-    the rest is handed on. What a block returns besides hidden states (T5's position bias) is put together again.
+    All copies begin with the original's weights. Works for blocks of any family: the first argument is the hidden
+    states, (1, N, D) or (B, T, D); other arguments that are laid out by rows or by tokens are split as it is, and the
+    rest is handed on. What a block returns besides hidden states (T5's position bias) is put together again.
     """
 
     def __init__(self, block: nn.Module, task_names: list[str]) -> None:

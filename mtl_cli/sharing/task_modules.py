@@ -25,7 +25,8 @@ def check_task_names(names: Iterable[str]) -> None:
     for name in names:
         if not name or "." in name or name == SHARED or hasattr(nn.ModuleDict, name) or name == "training":
             raise UserError(
-                f"tasks.{name}: a task cannot be called '{name}'. Give it another name, without dots, such as 'my_{name}'."
+                f"tasks.{name}: a task cannot be called '{name}'. Give it another name, without dots, such as "
+                f"'my_{name.replace('.', '_')}'."
             )
 
 

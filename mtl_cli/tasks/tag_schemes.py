@@ -117,6 +117,15 @@ def split_tag(tag: str, scheme: TagScheme) -> tuple[str, str | None]:
     )
 
 
+def is_tag(tag: str, scheme: TagScheme) -> bool:
+    """Whether a string is a tag of the scheme."""
+    try:
+        split_tag(tag, scheme)
+    except TagError:
+        return False
+    return True
+
+
 def _allowed(scheme: TagScheme) -> str:
     if scheme == "io":
         return "O, a type, or I- and a type"

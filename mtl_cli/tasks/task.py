@@ -197,6 +197,9 @@ class Task(ABC):
             UserError: the settings (class weights, positive label) do not fit the labels.
         """
 
+    def fit_class_weights(self, train_labels: np.ndarray, labels: Sequence[str]) -> None:  # noqa: B027
+        """Learn from the labels of the training split what the loss depends on; most tasks: nothing."""
+
     @abstractmethod
     def loss(
         self, logits_MC: torch.Tensor, labels_M: torch.Tensor, normalizer: float | torch.Tensor | None = None

@@ -15,7 +15,7 @@ from mtl_cli.tasks import metrics
 from mtl_cli.tasks.class_task import ClassTask, softmax
 from mtl_cli.tasks.encode_words import WordEncoder, columns_of_rows
 from mtl_cli.tasks.records import input_values, rounded
-from mtl_cli.tasks.tag_schemes import TagError, TagScheme, iob2_labels, repair_iob2, to_iob2
+from mtl_cli.tasks.tag_schemes import OUTSIDE, TagError, TagScheme, iob2_labels, is_tag, repair_iob2, to_iob2
 from mtl_cli.tasks.task import ExampleError
 from mtl_cli.types import IGNORE_INDEX, NonNegativeInt, UserError
 
@@ -74,7 +74,7 @@ class TokenTagging(ClassTask):
         """Give the tags in the order of their ids: from `labels`, or as found; spans in IOB2.
 
         Raises:
-            UserError: a tag does not belong to the scheme.
+            UserError: a tag of `labels`, or all that was found but O, does not belong to the scheme.
         """
         labels = self._converted_labels(found if self.labels is None else self.labels)
         self._check_labels(labels)
@@ -155,8 +155,13 @@ class TokenTagging(ClassTask):
         return f"Mend it, or list all tags in `labels`; is `{self.tags}` the right column?"
 
     def _converted_labels(self, names: Iterable[str]) -> list[str]:
+        names = list(names)
         if self.scheme == "none":
-            return list(names)
+            return names
+        if self.labels is None:
+            # One broken tag among good ones is refused by `encode`, which knows where it stands.
+            good = [name for name in names if is_tag(name, self.scheme)]
+            names = good if set(good) - {OUTSIDE} else names
         try:
             return iob2_labels(names, self.scheme, keep_order=self.labels is not None)
         except TagError as error:

@@ -315,7 +315,7 @@ class _Loop:
         if patience is not None and state.evaluations_since_best >= patience:
             state.stopped_early = True
             log.info("stopped early at step %d: no new best in %d evaluations", state.step, patience)
-        self.run.progress.evaluation_summary("validation", state.step, metrics, total)
+        self.run.progress.evaluation_summary("validation", state.step, metrics, total, is_best)
         self._checkpoint()
         self.checkpoints.remove_other_bests(state.best_step)
         self.window_started = time.monotonic()

@@ -126,6 +126,7 @@ def test_errors_of_the_hub_name_the_next_step(monkeypatch, error, message):
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     with pytest.raises(UserError, match=message):
         HubSource(path="a/b").load()
 

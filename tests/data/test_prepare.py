@@ -506,8 +506,8 @@ def test_data_errors_name_the_task_the_place_and_the_column(tokenizer, task, mes
 
 
 def test_an_error_found_while_tokenising_names_the_line_of_the_file(tmp_path, tokenizer):
-    """Dropped and carved rows do not shift the place."""
-    (tmp_path / "a.conll").write_text("a O\nb O\n\nc B-X\n\nd Z-X\n")
+    """The first sentence has no tags and is left out, which does not shift the place of the last."""
+    (tmp_path / "a.conll").write_text("a -1\nb -1\n\nc B-X\n\nd Z-X\n")
     task = TokenTagging(source=ConllSource(train=str(tmp_path / "a.conll")), labels=["O", "B-X", "I-X"])
     with pytest.raises(UserError, match=r"tasks\.t: .*a\.conll, row 3 \(line 6\), column 'tags': .*'Z-X'"):
         run(task, tokenizer, name="t")

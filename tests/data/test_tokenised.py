@@ -1,12 +1,12 @@
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
+from prepare_once import NUM_PROCESSES
 from word_tokenizer import make_tokenizer
 
 from mtl_cli.data.tokenised import tokenise, tokenizer_key
@@ -140,47 +140,28 @@ def test_an_error_about_an_example_is_placed_by_its_number_and_leaves_nothing_be
 
 
 def test_processes_at_once_share_the_work_and_the_result(tmp_path):
-    """Several processes prepare the same data at the same time: one tokenises, and all get the same rows."""
-    program = textwrap.dedent("""
-        import os, sys, time
-        sys.path[:0] = [sys.argv[2]]
-        import datasets
-        from pathlib import Path
-        from word_tokenizer import make_tokenizer
-        from mtl_cli.data import FileSource
-        from mtl_cli.data.tokenised import tokenise
-        from test_tokenised import CountingTask
-        datasets.disable_progress_bars()
-        folder = Path(sys.argv[1])
-        (folder / f"ready.{os.getpid()}").touch()
-        while len(list(folder.glob("ready.*"))) < 3:
-            time.sleep(0.01)
-        rows = FileSource(train=str(folder / "a.csv")).load()["train"]
-        task = CountingTask()
-        split = tokenise(
-            task, rows, make_tokenizer("a b c"), None, None,
-            key=rows._fingerprint, folder=folder / "tokens", place_error=None,
-        )
-        print(len(split), int(split.input_ids.sum()), int(task.num_calls > 0))
-    """)
-    (tmp_path / "a.csv").write_text("text\n" + "a b\nc\n" * 5000)
+    (tmp_path / "a.csv").write_text("text\n" + "ab\nc\n" * 5000)
     environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    here = str(Path(__file__).parent)
+    program = Path(__file__).with_name("prepare_once.py")
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", program, str(tmp_path), here],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=Path(here).parents[1],
+            [sys.executable, str(program), str(tmp_path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment | {"PYTHONPATH": str(program.parents[2])},
         )
-        for _ in range(3)
-    ]  # fmt: skip
+        for _ in range(NUM_PROCESSES)
+    ]
     outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * NUM_PROCESSES, outputs
     results = [out.split() for out, _ in outputs]
-    assert all(process.returncode == 0 for process in processes), outputs
-    # [CLS] a b [SEP] = 2 + 4 + 5 + 3 = 14; [CLS] c [SEP] = 2 + 6 + 3 = 11; 5000 times both.
-    assert [result[:2] for result in results] == [["10000", str(5000 * 25)]] * 3
-    assert sorted(result[2] for result in results) == ["0", "0", "1"]
-    kept = sorted(path.suffix for path in (tmp_path / "tokens").iterdir())
-    assert [suffix for suffix in kept if suffix != ".lock"] == [".arrow"]
+    # a + b + c = 97 + 98 + 99 = 294, 5000 times.
+    assert [result[:2] for result in results] == [["10000", str(5000 * 294)]] * NUM_PROCESSES
+    # One of them tokenised.
+    assert sorted(result[2] for result in results) == ["0", "1"]
+    kept = [path.suffix for path in (tmp_path / "tokens").iterdir() if path.suffix != ".lock"]
+    assert kept == [".arrow"]
     assert len(list((tmp_path / "cache" / "mtl" / "files").glob("*.arrow"))) == 1
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -149,7 +150,11 @@ def test_another_process_with_another_hash_seed_gives_the_same_order():
         "print(RowStream(lengths, task='a', seed=1, batch_size=8, bucket_window=3).take(100).tolist())"
     )
     answer = subprocess.run(
-        [sys.executable, "-c", program], env={"PYTHONHASHSEED": "42"}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONHASHSEED": "42"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert json.loads(answer.stdout) == stream(100).take(100).tolist()
 

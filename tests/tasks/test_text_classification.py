@@ -42,6 +42,16 @@ def test_pairs_are_read_together(source: Source, bert: PreTrainedTokenizerBase) 
     assert encoded["labels"] == [1]
 
 
+def test_a_word_in_question_stands_before_the_first_text(source: Source, bert: PreTrainedTokenizerBase) -> None:
+    task = TextPairClassification(source=source, word="lemma")
+    examples = {"lemma": ["hall"], "premise": ["the hall"], "hypothesis": ["a bakery"]}
+    encoded = task.encode(examples, bert, 32, None)
+    assert encoded["input_ids"] == [bert("hall: the hall", "a bakery")["input_ids"]]
+    assert task.input_columns() == ["lemma", "premise", "hypothesis"]
+    assert examples["premise"] == ["the hall"]
+    assert task.encoding_settings() != TextPairClassification(source=source).encoding_settings()
+
+
 def test_examples_without_labels_are_encoded_all_the_same(source: Source, bert: PreTrainedTokenizerBase) -> None:
     task = SingleTextClassification(source=source, text="sentence")
     labelled = task.encode(EXAMPLES, bert, 16, IDS)

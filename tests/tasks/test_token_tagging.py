@@ -117,8 +117,18 @@ def test_tags_that_do_not_fit_are_refused_with_their_place(
 def test_labels_that_are_no_tags_are_refused(source: Source) -> None:
     with pytest.raises(UserError, match="`labels`: 'PER' is no tag of the scheme `iob2`"):
         TokenTagging(source=source, labels=["O", "PER"])
-    with pytest.raises(UserError, match="column `tags`: 'PER' is no tag"):
-        TokenTagging(source=source).label_list(["O", "PER"])
+    with pytest.raises(UserError, match="column `tags`: 'NOUN' is no tag"):
+        TokenTagging(source=source).label_list(["NOUN", "O", "VERB"])
+
+
+def test_a_broken_tag_among_good_ones_is_left_to_encode_which_knows_its_row(
+    source: Source, bert: PreTrainedTokenizerBase
+) -> None:
+    task = TokenTagging(source=source)
+    labels = task.label_list(["B-LOC", "O", "PER"])
+    assert labels == ["O", "B-LOC", "I-LOC"]
+    with pytest.raises(ExampleError, match="'PER' is no tag"):
+        task.encode({"tokens": [["a"]], "tags": [["PER"]]}, bert, 16, {name: i for i, name in enumerate(labels)})
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -22,14 +22,15 @@ from mtl_cli.data.embedded.sentiment import join
 
 LABELS = ["entailment", "neutral", "contradiction"]
 
-GENERAL_ADJECTIVES = {+1: ["good", "fine", "acceptable"], -1: ["bad", "poor", "unacceptable"]}
+GENERAL_ADJECTIVES = {+1: ["good", "fine"], -1: ["bad", "poor"]}
 GENERAL_NOUNS: dict[Kind, str] = {"PER": "person", "ORG": "organisation", "LOC": "place"}
 CONNECTIVES = ["{0} , but {1}", "{0} , and {1}", "{0} while {1}"]
 
-FORMS = [("event",), ("event",), ("judgement",), ("event", "judgement"), ("judgement", "judgement")]
-SETTLED = (1, 1, -1)
+FORMS = [("event",), ("event",), ("judgement",), ("judgement",), ("event", "judgement"), ("judgement", "judgement")]
+SETTLED = (1, 1, 1, -1)
 READINGS = (1, 1, -1, 0)
 HYPOTHESIS_READINGS = (1, 1, 1, -1)
+POLARITIES = (1, 1, -1)
 
 Fact = tuple[Event | Judgement, int]
 """Content and whether it holds (1), does not (-1) or is left open (0)."""
@@ -68,7 +69,7 @@ def _event(grammar: Grammar) -> Event:
 
 
 def _judgement(grammar: Grammar, owned: bool) -> Judgement:
-    return grammar.described(grammar.rng.choice((-1, 1)), owned)
+    return grammar.described(grammar.rng.choice(POLARITIES), owned)
 
 
 def _noun(judgement: Judgement) -> str:

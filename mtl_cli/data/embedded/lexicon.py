@@ -28,12 +28,12 @@ R = TypeVar("R")
 
 ADJECTIVES: dict[int, list[str]] = {
     +1: [
-        *("careful", "clear", "honest", "brilliant", "elegant", "fair", "useful", "thorough"),
-        *("wise", "convincing", "original", "graceful", "generous", "solid", "lively", "sound"),
+        *("careful", "clear", "honest", "brilliant", "elegant", "fair"),
+        *("useful", "thorough", "wise", "convincing", "graceful", "lively"),
     ],
     -1: [
-        *("careless", "confused", "dishonest", "dreadful", "clumsy", "unfair", "useless", "sloppy"),
-        *("foolish", "dubious", "tedious", "awkward", "petty", "shaky", "dull", "flawed"),
+        *("careless", "confused", "dishonest", "dreadful", "clumsy", "unfair"),
+        *("useless", "sloppy", "foolish", "dubious", "awkward", "dull"),
     ],
 }
 OPINION_VERBS: dict[int, list[str]] = {
@@ -55,12 +55,9 @@ ENTITY_NOUNS: dict[Kind, list[str]] = {
     ],
 }
 ADVERBS: dict[int, list[str]] = {
-    +1: ["clearly", "truly", "surely", "plainly", "certainly", "definitely", "really", "indeed", "undoubtedly"],
-    -1: ["never", "hardly", "scarcely", "barely", "rarely", "seldom", "no longer", "in no way", "by no means"],
-    0: [
-        *("perhaps", "allegedly", "reportedly", "supposedly", "possibly"),
-        *("maybe", "presumably", "apparently", "ostensibly"),
-    ],
+    +1: ["clearly", "truly", "surely", "plainly", "certainly", "really"],
+    -1: ["never", "hardly", "scarcely", "rarely", "no longer", "in no way"],
+    0: ["perhaps", "allegedly", "reportedly", "supposedly", "possibly", "maybe"],
 }
 
 # Praise or blame depending on what is described: a quiet town pleases, a quiet firm does not. Signs for PER, ORG, LOC.

@@ -1,0 +1,273 @@
+"""The commands, as a user types them."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from tiny_project import TINY
+
+from mtl_cli.cli import COMMANDS, _main
+from mtl_cli.saved_model import load_model
+from mtl_cli.tracking import read_metrics
+
+
+def test_help_lists_every_command_with_an_example(capsys):
+    assert _main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert command.summary in printed
+        assert f"mtl {name}" in command.example
+        assert command.example in printed
+
+
+def test_an_unknown_command_is_answered_in_one_line_with_the_nearest(capsys):
+    assert _main(["trian"]) == 2
+    message = capsys.readouterr().err
+    assert message == "mtl: no command 'trian'; there are train, evaluate, predict, tasks; did you mean `mtl train`?\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--cfg", "job"], ["train", "--help"], ["tasks"]])
+def test_help_and_configuration_are_shown_without_torch(arguments):
+    code = (
+        "import sys\nfrom mtl_cli.cli import _main\n"
+        "try:\n    code = _main(sys.argv[1:])\nexcept SystemExit as exit:\n    code = exit.code\n"
+        "heavy = [m for m in ('torch', 'transformers', 'wandb', 'datasets') if m in sys.modules]\n"
+        "sys.exit(f'{code} {heavy}' if code or heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_the_module_runs_as_the_command(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "mtl_cli", "train", "--cfg", "job"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert set(yaml.safe_load(done.stdout)["tasks"]) == {"sentiment", "entities", "inference"}
+
+
+def test_all_errors_of_a_command_line_come_at_once_without_a_traceback_and_leave_nothing_behind(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert _main(["train", "encoder=minlm", "trainer.epoch=3", "optimizer.lr=0"]) == 2
+    message = capsys.readouterr().err
+    assert "error: 3 errors in the configuration" in message
+    assert "did you mean minilm?" in message
+    assert "did you mean epochs?" in message
+    assert "optimizer.lr: found 0, input should be greater than 0" in message
+    assert "Traceback" not in message
+    assert _main(["train", "trainer.epoch=3"]) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_debug_shows_the_traceback(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert _main(["train", "trainer.epoch=3", "debug=true"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_run_folder_is_complete(finished_run):
+    assert {path.name for path in finished_run.iterdir()} >= {
+        "checkpoints",
+        "config.yaml",
+        "environment.json",
+        "log.txt",
+        "metrics.jsonl",
+        "model",
+        "overrides.yaml",
+        "predictions",
+        "results.json",
+    }
+    tasks = ["reviews", "pairs", "scores", "names"]
+    assert {path.name for path in (finished_run / "predictions").iterdir()} == {
+        f"{task}.{split}.jsonl" for task in tasks for split in ("validation", "test")
+    }
+    results = json.loads((finished_run / "results.json").read_text())
+    assert set(results) == {"status", "tasks", "score", "training", "parameters"}
+    assert results["status"] == "finished"
+    assert set(results["tasks"]) == set(tasks)
+    assert set(results["training"]) == {"steps", "seconds", "tokens", "tokens_per_second", "peak_memory_bytes"}
+    assert results["parameters"]["total"] == results["parameters"]["shared"] + results["parameters"]["task_specific"]
+    assert yaml.safe_load((finished_run / "overrides.yaml").read_text())[:2] == TINY[:2]
+
+
+def test_metrics_have_the_documented_names(finished_run):
+    keys = {key for record in read_metrics(finished_run / "metrics.jsonl") for key in record}
+    assert keys >= {
+        "train/loss/reviews",
+        "train/weight/reviews",
+        "train/lr",
+        "train/grad_norm",
+        "train/tokens_per_second",
+        "validation/reviews/accuracy",
+        "validation/names/span_f1",
+        "validation/scores/pearson",
+        "validation/score",
+        "test/pairs/accuracy",
+    }
+
+
+def test_the_test_split_is_scored_once_at_the_end(finished_run):
+    records = read_metrics(finished_run / "metrics.jsonl")
+    with_test = [i for i, record in enumerate(records) if any(key.startswith("test/") for key in record)]
+    assert with_test == [len(records) - 1]
+
+
+def test_evaluate_repeats_the_final_figures_exactly(finished_run, tmp_path, capfd):
+    assert _main(["evaluate", f"run={finished_run}", f"output={tmp_path}"]) == 0
+    assert "the same figures as at the end of the run" in capfd.readouterr().err
+    ours = json.loads((tmp_path / "results.json").read_text())
+    theirs = json.loads((finished_run / "results.json").read_text())
+    assert (ours["tasks"], ours["score"]) == (theirs["tasks"], theirs["score"])
+    for file in (finished_run / "predictions").iterdir():
+        assert (tmp_path / "predictions" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_evaluate_says_where_figures_differ(finished_run, tmp_path, capfd):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished_run, copy)
+    results = json.loads((copy / "results.json").read_text())
+    results["tasks"]["reviews"]["test"]["accuracy"] = 2.0
+    (copy / "results.json").write_text(json.dumps(results))
+    assert _main(["evaluate", f"run={copy}", "splits=[test]"]) == 0
+    assert "not the figures that the run ended with: test/reviews/accuracy was 2.0" in capfd.readouterr().err
+
+
+def write_input(path, rows):
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".txt":
+        path.write_text("".join(row["text"] + "\n" for row in rows))
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+ROWS = [{"id": f"{i}", "text": f"the film was {'great' if i % 2 else 'grim'}, no. {i}"} for i in range(20)]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "txt"])
+def test_predict_answers_each_row_as_the_loaded_model_does(finished_run, tmp_path, suffix):
+    source = write_input(tmp_path / f"in.{suffix}", ROWS)
+    output = tmp_path / "out.jsonl"
+    arguments = [f"run={finished_run}", f"input={source}", f"output={output}", "precision=fp32"]
+    assert _main(["predict", *arguments, "tasks=[reviews,scores]"]) == 0
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    model = load_model(finished_run)
+    texts = [row["text"] for row in ROWS]
+    assert [record["text"] for record in records] == texts
+    for task in ("reviews", "scores"):
+        expected = [found["prediction"] for found in model.predict(task, texts)]
+        assert [record["predictions"][task]["prediction"] for record in records] == expected
+
+
+def test_predict_writes_a_table_with_a_column_a_task(finished_run, tmp_path):
+    source, output = write_input(tmp_path / "in.csv", ROWS), tmp_path / "out.csv"
+    assert _main(["predict", f"run={finished_run}", f"input={source}", f"output={output}"]) == 0
+    with output.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(ROWS)
+    # pairs and names need columns that the file does not have
+    assert list(rows[0]) == ["id", "text", "reviews_prediction", "reviews_probability", "scores_prediction"]
+    assert all(row["reviews_prediction"] in ("good", "bad") and 0 < float(row["reviews_probability"]) <= 1 for row in rows)
+
+
+def test_predict_takes_a_column_of_another_name_and_words_with_spaces_between(finished_run, tmp_path):
+    source = write_input(tmp_path / "in.jsonl", [{"sentence": "Ada Bo took the book"}])
+    output = tmp_path / "out.jsonl"
+    arguments = [f"run={finished_run}", f"input={source}", f"output={output}", "tasks=names", "columns={tokens: sentence}"]
+    assert _main(["predict", *arguments]) == 0
+    (record,) = [json.loads(line) for line in output.read_text().splitlines()]
+    assert len(record["predictions"]["names"]["prediction"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("rows", "overrides", "message"),
+    [
+        ([{"review": "x"}], [], "has the columns review, but reviews needs text"),
+        ([{"text": "x"}], ["tasks=revews"], "did you mean 'reviews'"),
+        ([{"text": "x"}, {"text": " "}], ["tasks=reviews"], "row 2, column 'text': no text"),
+        ([{"text": "x"}], ["tasks=pairs"], "pairs needs a, b"),
+    ],
+)
+def test_what_cannot_be_predicted_is_said(finished_run, tmp_path, capsys, rows, overrides, message):
+    source = write_input(tmp_path / "in.jsonl", rows)
+    arguments = [f"run={finished_run}", f"input={source}", f"output={tmp_path / 'out.csv'}", *overrides]
+    assert _main(["predict", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_sweep_over_seeds_and_lists_of_tasks_makes_a_run_of_each(project, tmp_path):
+    arguments = ["-m", "seed=1,2", "task=[reviews],[reviews,scores]", f"hydra.sweep.dir={tmp_path}", *TINY]
+    assert _main(["train", "--config-dir", str(project), *arguments, "trainer.max_steps=2"]) == 0
+    runs = sorted(path for path in tmp_path.iterdir() if path.is_dir())
+    assert [run.name for run in runs] == ["0", "1", "2", "3"]
+    found = []
+    for run in runs:
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        assert json.loads((run / "results.json").read_text())["status"] == "finished"
+        found.append((config["seed"], list(config["tasks"])))
+    assert found == [(1, ["reviews"]), (1, ["reviews", "scores"]), (2, ["reviews"]), (2, ["reviews", "scores"])]
+
+
+def test_a_failed_job_of_a_sweep_does_not_stop_the_others(project, tmp_path, capsys):
+    arguments = ["-m", "optimizer.lr=-1,0.001", "task=[reviews]", f"hydra.sweep.dir={tmp_path}", *TINY]
+    assert _main(["train", "--config-dir", str(project), *arguments, "trainer.max_steps=2"]) == 2
+    assert "optimizer.lr: found -1" in capsys.readouterr().err
+    assert json.loads((tmp_path / "1" / "results.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    "target", ["os.system", "torch.hub.load", "builtins.exec", "evil.Source"], ids=["os", "hub", "exec", "own"]
+)
+def test_somebody_elses_run_folder_runs_no_code_of_its_choice(finished_run, tmp_path, capsys, target, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished_run, copy)
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["allow_targets"] = [target.partition(".")[0]]
+    config["tasks"]["reviews"]["source"] = {"_target_": target}
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    assert _main(["evaluate", f"run={copy}"]) == 2
+    assert "_target_" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_task(project, tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = ["task=[reviews,scores]", *TINY, "optimizer.lr=1e18", "trainer.max_grad_norm=null", f"hydra.run.dir={run}"]
+    assert _main(["train", "--config-dir", str(project), *arguments, "schedule.warmup_fraction=0"]) == 2
+    message = capsys.readouterr().err
+    assert "loss of task" in message or "norm of the gradient" in message
+    assert "step " in message
+    results = json.loads((run / "results.json").read_text())
+    assert results["status"] == "failed"
+    assert results["error"].startswith("step ")
+
+
+def test_the_listing_shows_a_users_own_task(project, capsys):
+    assert _main(["tasks", "task", "--config-dir", str(project)]) == 0
+    printed = capsys.readouterr().out
+    assert "reviews" in printed
+    assert "Reviews in a file of the user's" in printed
+    assert "glue/sst2" in printed
+
+
+def test_user_errors_in_data_name_the_place_and_exit_with_two(project, tmp_path, capsys):
+    bad = tmp_path / "bad.csv"
+    bad.write_text("text,label\nthe film was fine,good\n,bad\n")
+    arguments = ["task=[reviews]", *TINY, f"tasks.reviews.source.train={bad}", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert _main(["train", "--config-dir", str(project), *arguments]) == 2
+    message = capsys.readouterr().err
+    for part in ("reviews", str(bad), "row 2", "'text'"):
+        assert part in message
+    assert "Traceback" not in message
