@@ -94,7 +94,9 @@ def check_config(config: Mapping[str, Any], allow_targets: list[str] | None = No
             else:
                 checker.node(f"{key}.{name}", node, _import(kind))
     if not config.get("tasks"):
-        checker.problems.append("tasks: none chosen; name at least one with task=[NAME,...] (`mtl tasks task` lists them)")
+        checker.problems.append(
+            "tasks: none chosen; name at least one with task=[NAME,...] (`mtl tasks task` lists them)"
+        )
     if not checker.problems:
         checker.problems += _check_together(checker.objects)
     if checker.problems:
@@ -172,14 +174,14 @@ class _Checker:
             if key not in parameters:
                 known = ", ".join(parameters) or "none"
                 self.problems.append(
-                    f"{path}.{key}: {target.__name__} has no such setting{_nearest(key, list(parameters))} (it has {known})"
+                    f"{path}.{key}: {target.__name__} has no such setting{_nearest(key, list(parameters))} "
+                    f"(it has {known})"
                 )
             elif key in hints:
                 self.value(f"{path}.{key}", value, hints[key])
         for key, parameter in parameters.items():
-            if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL:
-                if key not in given:
-                    self.problems.append(f"{path}.{key}: missing; {target.__name__} needs it")
+            if parameter.default is parameter.empty and key not in given:
+                self.problems.append(f"{path}.{key}: missing; {target.__name__} needs it")
         if len(self.problems) == before:
             try:
                 self.objects[path] = instantiate(node)
@@ -260,15 +262,13 @@ def _alternatives(hint: Any) -> list[Any]:
 
 def _hints(target: type) -> dict[str, Any]:
     """Annotations of a constructor's arguments, bounds included; without those that only a type checker can resolve."""
-    owners = (
-        [(cls.__dict__.get("__annotations__", {}), cls.__module__) for cls in reversed(target.__mro__)]
-        if dataclasses.is_dataclass(target)
-        else [(getattr(target.__init__, "__annotations__", {}), getattr(target.__init__, "__module__", ""))]  # type: ignore[misc]
-    )
-    hints = {}
-    for annotations, module in owners:
-        for name, annotation in annotations.items():
-            holder = type("Holder", (), {"__annotations__": {name: annotation}, "__module__": module})
+    constructor: Any = target.__init__  # type: ignore[misc]
+    owners = list(reversed(target.__mro__)) if dataclasses.is_dataclass(target) else [constructor]
+    hints: dict[str, Any] = {}
+    for owner in owners:
+        own = inspect.get_annotations(owner) if isinstance(owner, type | types.FunctionType) else {}
+        for name, annotation in own.items():
+            holder = type("Holder", (), {"__annotations__": {name: annotation}, "__module__": owner.__module__})
             with contextlib.suppress(NameError):
                 hints.update(typing.get_type_hints(holder, include_extras=True))
     return hints
@@ -282,7 +282,11 @@ def _import_object(path: str) -> Any:
 def _check_together(objects: Mapping[str, Any]) -> list[str]:
     """What no node can know alone."""
     problems = []
-    tasks = {path.removeprefix("tasks."): task for path, task in objects.items() if path.startswith("tasks.") and path.count(".") == 1}
+    tasks = {
+        path.removeprefix("tasks."): task
+        for path, task in objects.items()
+        if path.startswith("tasks.") and path.count(".") == 1
+    }
     names = list(tasks)
     for name, task in tasks.items():
         other = task.share_head_with

@@ -142,8 +142,8 @@ def _help() -> str:
         lines += [f"  {name:<{width}}  {command.summary}", f"  {'':<{width}}    {command.example}"]
     lines += [
         "",
-        "After the command stands Hydra's syntax: KEY=VALUE changes a setting, GROUP=NAME chooses an option, -m sweeps over",
-        "comma-separated values, --cfg job shows the composed configuration, --config-dir DIR adds options of your own.",
+        "After the command stands Hydra's syntax: KEY=VALUE changes a setting, GROUP=NAME chooses an option, -m sweeps",
+        "over comma-separated values, --cfg job shows the composed configuration, --config-dir DIR adds your own options.",
         "`mtl COMMAND --help` says more.",
     ]
     return "\n".join(lines)

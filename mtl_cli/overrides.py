@@ -1,8 +1,8 @@
 """Hydra's command-line overrides, looked at before Hydra composes them.
 
 Two things that Hydra leaves to its user are done here. A setting that its YAML does not list can be given without a
-plus sign: it is forced in, and the configuration check then says whether the class that it goes to knows it. And names of
-options that do not exist are all reported at once, with the nearest ones.
+plus sign: it is forced in, and the configuration check then says whether the class that it goes to knows it. And names
+of options that do not exist are all reported at once, with the nearest ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,18 @@ from typing import NoReturn
 
 _ASSIGNMENT = re.compile(r"^(?P<key>[A-Za-z_][\w./@-]*)=(?P<value>.*)$", re.DOTALL)
 # Hydra's flags whose next word is their value.
-_FLAGS_WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p"}
+_FLAGS_WITH_VALUE = {
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+    "--config-path",
+    "-cp",
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+}
 
 
 def _assignments(arguments: Sequence[str]) -> Iterable[tuple[int, str, str]]:

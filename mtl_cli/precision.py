@@ -28,7 +28,7 @@ def fast_bf16(device: torch.device) -> bool:
     if device.type != "cpu":
         return False
     # AMX or AVX512-BF16 on x86; on other processors the gain is not known, and float32 is the safe choice.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("amx_tile"))
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 
 # Before any test imports a library that reads them: no network, no account, no colours in what is compared.
-os.environ.update({"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "NO_COLOR": "1"})
+os.environ.update(
+    {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "NO_COLOR": "1"}
+)
 for name in ("WANDB_API_KEY", "WANDB_DIR"):
     os.environ.pop(name, None)
 

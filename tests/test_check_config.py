@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from compose import composed
 
@@ -20,7 +22,9 @@ def test_the_default_configuration_is_sound():
 
 
 @pytest.mark.parametrize(
-    ("group", "option"), [(group, option) for group, options in GROUPS.items() for option in options], ids=lambda name: name
+    ("group", "option"),
+    [(group, option) for group, options in GROUPS.items() for option in options],
+    ids=lambda name: name,
 )
 def test_every_shipped_option_composes_and_binds_to_the_code(group, option):
     required = {"huggingface": ["encoder.path=some/model"]}.get(option, [])
@@ -70,7 +74,7 @@ def test_what_is_wrong_is_said_with_the_key_what_was_found_and_what_is_allowed(o
         return
     found = problems(override)
     assert len(found) == 1
-    pytest.raises(ConfigError, check_config, composed(override)).match(message)
+    assert re.search(message, found[0])
 
 
 def test_a_part_that_is_missing_is_asked_for():
@@ -105,7 +109,7 @@ def test_static_weights_of_a_task_that_is_not_in_the_run_are_refused():
 )
 def test_a_target_must_be_a_class_of_the_kind_that_its_place_asks_for(target, message):
     found = problems(f"tasks.sentiment.source._target_={target}")
-    assert any(__import__("re").search(message, problem) for problem in found), found
+    assert any(re.search(message, problem) for problem in found), found
 
 
 def test_targets_that_the_user_allows_are_still_of_the_right_kind():
@@ -115,7 +119,8 @@ def test_targets_that_the_user_allows_are_still_of_the_right_kind():
 
 def test_a_configuration_cannot_allow_targets_to_itself():
     config = composed("allow_targets=[os]", "tasks.sentiment.source._target_=os.system")
-    pytest.raises(ConfigError, check_config, config, []).match("allowed packages")
+    with pytest.raises(ConfigError, match="allowed packages"):
+        check_config(config, [])
 
 
 def test_hydras_other_underscored_keys_are_refused():

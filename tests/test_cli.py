@@ -176,13 +176,21 @@ def test_predict_writes_a_table_with_a_column_a_task(finished_run, tmp_path):
     assert len(rows) == len(ROWS)
     # pairs and names need columns that the file does not have
     assert list(rows[0]) == ["id", "text", "reviews_prediction", "reviews_probability", "scores_prediction"]
-    assert all(row["reviews_prediction"] in ("good", "bad") and 0 < float(row["reviews_probability"]) <= 1 for row in rows)
+    assert all(
+        row["reviews_prediction"] in ("good", "bad") and 0 < float(row["reviews_probability"]) <= 1 for row in rows
+    )
 
 
 def test_predict_takes_a_column_of_another_name_and_words_with_spaces_between(finished_run, tmp_path):
     source = write_input(tmp_path / "in.jsonl", [{"sentence": "Ada Bo took the book"}])
     output = tmp_path / "out.jsonl"
-    arguments = [f"run={finished_run}", f"input={source}", f"output={output}", "tasks=names", "columns={tokens: sentence}"]
+    arguments = [
+        f"run={finished_run}",
+        f"input={source}",
+        f"output={output}",
+        "tasks=names",
+        "columns={tokens: sentence}",
+    ]
     assert _main(["predict", *arguments]) == 0
     (record,) = [json.loads(line) for line in output.read_text().splitlines()]
     assert len(record["predictions"]["names"]["prediction"]) == 5
@@ -244,7 +252,13 @@ def test_somebody_elses_run_folder_runs_no_code_of_its_choice(finished_run, tmp_
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_task(project, tmp_path, capsys):
     run = tmp_path / "run"
-    arguments = ["task=[reviews,scores]", *TINY, "optimizer.lr=1e18", "trainer.max_grad_norm=null", f"hydra.run.dir={run}"]
+    arguments = [
+        "task=[reviews,scores]",
+        *TINY,
+        "optimizer.lr=1e18",
+        "trainer.max_grad_norm=null",
+        f"hydra.run.dir={run}",
+    ]
     assert _main(["train", "--config-dir", str(project), *arguments, "schedule.warmup_fraction=0"]) == 2
     message = capsys.readouterr().err
     assert "loss of task" in message or "norm of the gradient" in message

@@ -1,4 +1,4 @@
-"""A user's folder in small: data files of four task types, and YAML for them. Learnable: a label follows from one word."""
+"""A user's folder in small: data files of four task types and YAML for them. A label follows from one word."""
 
 from __future__ import annotations
 

@@ -36,7 +36,9 @@ def predict(config: Mapping[str, Any]) -> int:
     settings = check_settings(PredictSettings, config)
     output = Path(settings.output)
     if output.suffix not in _OUTPUT_FORMATS:
-        raise UserError(f"output: found {settings.output!r}, allowed are names that end in {', '.join(_OUTPUT_FORMATS)}")
+        raise UserError(
+            f"output: found {settings.output!r}, allowed are names that end in {', '.join(_OUTPUT_FORMATS)}"
+        )
     with ConsoleLog():
         model = load_model(settings.run, choose_device(settings.device))
         rows = _read(Path(settings.input), model, settings)
@@ -109,10 +111,12 @@ def _inputs(rows: Sequence[Row], model: MultiTaskModel, settings: PredictSetting
     fitting = {name: columns for name, columns in needed.items() if set(columns) <= set(present)}
     unfit = [name for name in chosen or () if name not in fitting]
     if unfit or not fitting:
-        wanted = "; ".join(f"{name} needs {', '.join(needed[name])}" for name in unfit or needed)
+        lacking = {name: needed[name] for name in unfit or needed}
+        wanted = "; ".join(f"{name} needs {', '.join(columns)}" for name, columns in lacking.items())
+        example = next(column for columns in lacking.values() for column in columns if column not in present)
         raise UserError(
-            f"input: {settings.input} has the columns {', '.join(present)}, but {wanted}. Rename a column, or say which one "
-            f"to take: columns.{next(iter(needed[unfit[0] if unfit else next(iter(needed))]))}=COLUMN"
+            f"input: {settings.input} has the columns {', '.join(present)}, but {wanted}. Rename a column, or say which "
+            f"one to take: columns.{example}=COLUMN"
         )
     return fitting if chosen is None else {name: fitting[name] for name in chosen}
 

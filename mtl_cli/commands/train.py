@@ -93,7 +93,7 @@ def _reopen(config: dict[str, Any], overrides: list[str]) -> tuple[RunFolder, di
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Take back the folder that was made for a run that never began, and the empty ones around it (its day, outputs)."""
+    """Take back the folder made for a run that never began, and the empty ones around it (its day, outputs)."""
     for path in (folder, *folder.absolute().parents[:2]):
         if path.is_dir() and path.absolute() != Path.cwd() and not any(path.iterdir()):
             path.rmdir()
@@ -182,7 +182,9 @@ def _run(config: dict[str, Any], folder: RunFolder, results: Results, loggers: L
                 raise Interrupted(stop.signal_number) from None
         results.status = "finished"
         folder.write_results(results)
-        progress.results_table(results, {name: task.main_metric or "" for name, task in model.tasks.items()}, folder.path)
+        progress.results_table(
+            results, {name: task.main_metric or "" for name, task in model.tasks.items()}, folder.path
+        )
 
 
 def _score_and_save(

@@ -35,8 +35,11 @@ def load_tokenizer(path: str, revision: str | None, trust_remote_code: bool) -> 
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             path, revision=revision, trust_remote_code=trust_remote_code
         )
-    if len(tokenizer) == 0 or not tokenizer.is_fast:
+    if not tokenizer.is_fast:
         raise UserError(f"encoder.path: '{path}' has no fast tokenizer (tokenizer.json). {_fix_tokenizer()}")
+    # Without the tokenizer's files transformers makes one that knows special tokens only, and says nothing.
+    if not {token.strip("▁") for token in tokenizer.get_vocab()} - {"", *tokenizer.all_special_tokens}:
+        raise UserError(f"encoder.path: '{path}' has a tokenizer without a vocabulary. {_fix_tokenizer()}")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -1,4 +1,4 @@
-"""Logits, metrics and loss of a model over whole splits. The same code serves training, `mtl evaluate` and `mtl predict`."""
+"""Logits, metrics and loss of a model over whole splits: in training, at its end, and for `mtl evaluate`."""
 
 from __future__ import annotations
 

@@ -34,7 +34,9 @@ class AdamW:
 
     def __post_init__(self) -> None:
         if self.layer_decay == 0:
-            raise UserError("optimizer.layer_decay: found 0, which trains only the top block; allowed: above 0, up to 1")
+            raise UserError(
+                "optimizer.layer_decay: found 0, which trains only the top block; allowed: above 0, up to 1"
+            )
 
     def build(self, model: MultiTaskModel) -> torch.optim.AdamW:
         """Make the optimizer over all trainable parameters; each group keeps its base rate as `base_lr`."""
@@ -52,7 +54,10 @@ class AdamW:
             decay = self.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((lr, decay), []).append(parameter)
         return torch.optim.AdamW(
-            [{"params": params, "lr": lr, "base_lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()],
+            [
+                {"params": params, "lr": lr, "base_lr": lr, "weight_decay": decay}
+                for (lr, decay), params in groups.items()
+            ],
             betas=(self.beta1, self.beta2),
             eps=self.eps,
             fused=True,

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the factor of the base learning rate at a step. Stateless, so that resuming needs nothing."""
+"""Learning-rate schedules: the factor of the base rate at a step. Stateless, so that resuming needs nothing."""
 
 from __future__ import annotations
 

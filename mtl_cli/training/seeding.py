@@ -10,7 +10,7 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators (initial weights and dropout draw from torch's; samplers have generators of their own)."""
+    """Seed the global generators: initial weights and dropout draw from torch's; samplers have their own."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The training loop: steps, logging, evaluation, checkpoints, stopping. It names no task type, strategy or weighting."""
+"""The training loop: steps, logging, evaluation, checkpoints, stopping. It names no task type or method."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mtl_cli.training.optimizer import AdamW
 from mtl_cli.training.schedule import Schedule
 from mtl_cli.training.seeding import generator_state, restore_generators
 from mtl_cli.training.stopping import Interrupted, StopRequest
-from mtl_cli.types import NonNegativeFloat, PositiveFloat, PositiveInt, UserError
+from mtl_cli.types import Batch, NonNegativeFloat, PositiveFloat, PositiveInt, UserError
 from mtl_cli.weighting import Weighting
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class Progression:
     # Sums since the last line of metrics.jsonl: task -> [sum of losses, sum of weights, number of steps that held it].
     window: dict[str, list[float]] = field(default_factory=dict)
     window_tokens: int = 0
+    window_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,7 @@ class Trainer:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(
-                f"trainer.best_metric: found {self.best_metric!r}, allowed: {', '.join(known)}{hint}"
-            )
+            raise UserError(f"trainer.best_metric: found {self.best_metric!r}, allowed: {', '.join(known)}{hint}")
 
     def fit(self, run: TrainingRun, resume: bool = False) -> Progression:
         """Train to the end and leave the best weights in `run.model`.
@@ -139,7 +138,9 @@ class _Loop:
         self.device = choose_device(settings.device)
         self.precision = choose_precision(settings.precision, self.device)
         self.splits = {name: run.data[name].splits["train"] for name in self.tasks}
-        self.steps_per_epoch = settings.steps_per_epoch or count_steps_per_epoch(run.sampler, self.splits, seed=run.seed)
+        self.steps_per_epoch = settings.steps_per_epoch or count_steps_per_epoch(
+            run.sampler, self.splits, seed=run.seed
+        )
         self.total_steps = settings.max_steps or math.ceil(settings.epochs * self.steps_per_epoch)
         self.stream = StepStream(run.sampler, self.splits, seed=run.seed, total_steps=self.total_steps)
         self.evaluate_every = self.steps_per_epoch if settings.evaluate_every == "epoch" else settings.evaluate_every
@@ -149,13 +150,14 @@ class _Loop:
         self.checkpoints = Checkpoints(run.folder.checkpoints_folder, keep=settings.keep_checkpoints)
         self.state = Progression()
         self.stop = StopRequest()
-        self.evaluator = Evaluator(self.device, self.precision, settings.evaluation_batch_tokens, lambda: bool(self.stop))
+        self.evaluator = Evaluator(
+            self.device, self.precision, settings.evaluation_batch_tokens, lambda: bool(self.stop)
+        )
         self.unchecked: list[tuple[int, dict[str, torch.Tensor], torch.Tensor]] = []
         run.weighting.start(tuple(self.tasks))
         if resume:
             self._resume()
         self.started = time.monotonic() - self.state.seconds
-        self.window_started = time.monotonic()
 
     def run_to_end(self) -> Progression:
         state = self.state
@@ -171,8 +173,8 @@ class _Loop:
                     self._after_step()
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"the GPU ran out of memory at step {state.step + 1}. Lower sampler.batch_size (or set sampler.max_tokens), "
-                "raise trainer.num_micro_batches, lower tasks.<name>.max_length, or take a smaller encoder. "
+                f"the GPU ran out of memory at step {state.step + 1}. Lower sampler.batch_size (or set "
+                "sampler.max_tokens), raise trainer.num_micro_batches, lower tasks.<name>.max_length, or take a smaller encoder. "
                 f"({str(error).splitlines()[0]})"
             ) from error
         finally:
@@ -187,19 +189,20 @@ class _Loop:
         began = time.monotonic()
         rows = self.stream.next_step(state.step)
         parts = split_step(rows, settings.num_micro_batches) if settings.num_micro_batches > 1 else [rows]
-        batches = [
-            {name: batch.to(self.device) for name, batch in self.stream.collate(part).items()} for part in parts
-        ]
-        normalizers = {
-            name: sum(self.tasks[name].normalizer(b[name].labels_M) for b in batches if name in b) for name in rows
-        }
+        batches = [{name: batch.to(self.device) for name, batch in self.stream.collate(part).items()} for part in parts]
+        # Known before the first micro-batch: each part of a loss is divided by the labels of the whole step.
+        normalizers: dict[str, torch.Tensor] = {}
+        for batch in batches:
+            for name, b in batch.items():
+                count = self.tasks[name].normalizer(_labels(b))
+                normalizers[name] = normalizers[name] + count if name in normalizers else count
         losses: dict[str, torch.Tensor] = {}
         weights: dict[str, float] = {}
         for batch in batches:
             with autocast(self.precision, self.device):
                 logits = self.model(batch)
             part = {
-                name: self.tasks[name].loss(logits[name], b.labels_M, normalizers[name]) for name, b in batch.items()
+                name: self.tasks[name].loss(logits[name], _labels(b), normalizers[name]) for name, b in batch.items()
             }
             weights.update(self.run.weighting.backward(part))
             for name, loss in part.items():
@@ -219,7 +222,9 @@ class _Loop:
         tokens = sum(b.num_tokens for batch in batches for b in batch.values())
         state.tokens += tokens
         state.window_tokens += tokens
-        state.training_seconds += time.monotonic() - began
+        seconds = time.monotonic() - began
+        state.training_seconds += seconds
+        state.window_seconds += seconds
         self.step_losses, self.step_weights = losses, weights
 
     def _check_finite(self) -> None:
@@ -250,7 +255,7 @@ class _Loop:
         self.run.progress.step(
             state.step,
             self.step_losses,
-            state.window_tokens / max(time.monotonic() - self.window_started, 1e-9),
+            state.window_tokens / state.window_seconds,
             state.step / self.steps_per_epoch,
         )
         last = state.step == self.total_steps
@@ -267,8 +272,6 @@ class _Loop:
     def _log_window(self) -> None:
         state = self.state
         self._check_finite()
-        now = time.monotonic()
-        seconds = max(now - self.window_started, 1e-9)
         losses = {name: total / count for name, (total, _, count) in state.window.items()}
         record: dict[str, float] = {
             **{f"train/loss/{name}": loss for name, loss in losses.items()},
@@ -277,11 +280,11 @@ class _Loop:
             "train/grad_norm": float(self.grad_norm),
             "train/tokens": state.tokens,
             "train/epoch": state.step / self.steps_per_epoch,
-            "train/tokens_per_second": state.window_tokens / seconds,
+            "train/tokens_per_second": state.window_tokens / state.window_seconds,
         }
         self.run.metrics_file.append({"step": state.step, **record})
         self.run.loggers.log(record, state.step)
-        state.window, state.window_tokens, self.window_started = {}, 0, now
+        state.window, state.window_tokens, state.window_seconds = {}, 0, 0.0
 
     # Evaluation, checkpoints, stopping
 
@@ -318,7 +321,6 @@ class _Loop:
         self.run.progress.evaluation_summary("validation", state.step, metrics, total, is_best)
         self._checkpoint()
         self.checkpoints.remove_other_bests(state.best_step)
-        self.window_started = time.monotonic()
 
     def _best_value(self, metrics: Mapping[str, Mapping[str, float]], total: float) -> float:
         """What the best checkpoint is chosen by; higher is better."""
@@ -370,6 +372,11 @@ class _Loop:
     def _interrupt(self) -> None:
         assert self.stop.signal_number is not None
         raise Interrupted(self.stop.signal_number)
+
+
+def _labels(batch: Batch) -> torch.Tensor:
+    assert batch.labels_M is not None, "a training split has labels"
+    return batch.labels_M
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -12,8 +12,8 @@ from mtl_cli.weighting.weighting import LossWeighting
 class Equal(LossWeighting):
     """Each task's loss has weight 1 (also called linear scalarisation with unit weights).
 
-    As every loss is a mean over its own valid labels, a task counts the same whatever its share of the step. Strong when
-    tuned: Kurin et al., In Defense of the Unitary Scalarization for Deep Multi-Task Learning, NeurIPS 2022.
+    As every loss is a mean over its own valid labels, a task counts the same whatever its share of the step. Strong
+    when tuned: Kurin et al., In Defense of the Unitary Scalarization for Deep Multi-Task Learning, NeurIPS 2022.
     """
 
     def weights(self, losses: Mapping[str, torch.Tensor]) -> dict[str, float]:

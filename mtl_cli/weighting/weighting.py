@@ -14,8 +14,8 @@ from mtl_cli.types import UserError
 class Weighting(ABC):
     """From the losses of a step to the gradients of all parameters. The trainer knows no more of a method than this.
 
-    `start` is called once with the names of the run's tasks, `backward` once a micro-batch. A method with a state of its
-    own returns it from `state_dict`: tensors, and what JSON holds.
+    `start` is called once with the names of the run's tasks, `backward` once a micro-batch. A method with a state of
+    its own returns it from `state_dict`: tensors, and what JSON holds.
     """
 
     def start(self, tasks: Sequence[str]) -> None:

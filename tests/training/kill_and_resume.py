@@ -1,7 +1,7 @@
 """Trains a small run, over and over killed and resumed, in children of one process that has imported everything once.
 
 usage: kill_and_resume.py CONF_DIR OUTPUT_DIR SEED OVERRIDE...
-Prints how often the run was killed. The run is in OUTPUT_DIR/killed; the same run without a stop is in OUTPUT_DIR/whole.
+Prints how often the run was killed. That run is in OUTPUT_DIR/killed, the same without a stop in OUTPUT_DIR/whole.
 """
 
 import os

@@ -15,7 +15,10 @@ def model(value: float) -> torch.nn.Linear:
 
 
 STATE = {
-    "optimizer": {"state": {0: {"exp_avg": torch.tensor([0.1, 0.2]), "step": torch.tensor(3.0)}}, "groups": [{"lr": 0.1 + 0.2}]},
+    "optimizer": {
+        "state": {0: {"exp_avg": torch.tensor([0.1, 0.2]), "step": torch.tensor(3.0)}},
+        "groups": [{"lr": 0.1 + 0.2}],
+    },
     "progression": {"step": 3, "window": {"a": [1.5, 1.0, 2]}},
 }
 

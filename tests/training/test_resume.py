@@ -50,7 +50,14 @@ def assert_equal_runs(first: Path, second: Path) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_run_killed_at_random_moments_ends_as_if_it_had_never_been(conf, tmp_path, seed):
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("kill_and_resume.py")), str(conf), str(tmp_path), str(seed), *OVERRIDES],
+        [
+            sys.executable,
+            str(Path(__file__).with_name("kill_and_resume.py")),
+            str(conf),
+            str(tmp_path),
+            str(seed),
+            *OVERRIDES,
+        ],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

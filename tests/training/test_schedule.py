@@ -8,7 +8,9 @@ from mtl_cli.training import Constant, Cosine, Linear
 from mtl_cli.types import UserError
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(Linear, get_linear_schedule_with_warmup), (Cosine, get_cosine_schedule_with_warmup)])
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(Linear, get_linear_schedule_with_warmup), (Cosine, get_cosine_schedule_with_warmup)]
+)
 def test_after_warm_up_a_schedule_equals_that_of_transformers(ours, theirs):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     reference = theirs(optimizer, num_warmup_steps=10, num_training_steps=100)
@@ -37,5 +39,5 @@ def test_the_final_fraction_is_what_is_left():
 
 
 def test_two_lengths_of_warm_up_are_refused():
-    with pytest.raises(UserError, match="both warmup_fraction=0.1 and warmup_steps=5"):
+    with pytest.raises(UserError, match=r"both warmup_fraction=0.1 and warmup_steps=5"):
         Linear(warmup_fraction=0.1, warmup_steps=5)

@@ -17,19 +17,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from mtl_cli.data.embedded.grammar import Event, Grammar, Judgement, Mention, Words, plain, sentence, text
-from mtl_cli.data.embedded.lexicon import KINDS, Kind
+from mtl_cli.data.embedded.lexicon import EVENT_VERBS, KINDS, SEASONS, Kind
 from mtl_cli.data.embedded.sentiment import join
 
 LABELS = ["entailment", "neutral", "contradiction"]
 
-GENERAL_ADJECTIVES = {+1: ["good", "fine"], -1: ["bad", "poor"]}
+GENERAL_ADJECTIVES = {+1: ["good"], -1: ["bad"]}
 GENERAL_NOUNS: dict[Kind, str] = {"PER": "person", "ORG": "organisation", "LOC": "place"}
 CONNECTIVES = ["{0} , but {1}", "{0} , and {1}", "{0} while {1}"]
 
-FORMS = [("event",), ("event",), ("judgement",), ("judgement",), ("event", "judgement"), ("judgement", "judgement")]
-SETTLED = (1, 1, 1, -1)
+FORMS = [("event",), ("event",), ("event",), ("judgement",), ("judgement",), ("event", "judgement")]
+SETTLED = (1, 1, 1, 1, 1, -1)
 READINGS = (1, 1, -1, 0)
-HYPOTHESIS_READINGS = (1, 1, 1, -1)
+HYPOTHESIS_READINGS = (1, 1, 1, 1, 1, -1)
 POLARITIES = (1, 1, -1)
 
 Fact = tuple[Event | Judgement, int]
@@ -65,7 +65,7 @@ def _draw_facts(grammar: Grammar) -> list[Fact]:
 
 
 def _event(grammar: Grammar) -> Event:
-    return grammar.event(with_detail=grammar.rng.random() < 0.5)
+    return replace(grammar.event(with_detail=False), detail=plain(f"in {grammar.rng.choice(SEASONS)}") if grammar.rng.random()<.5 else [])
 
 
 def _judgement(grammar: Grammar, owned: bool) -> Judgement:
@@ -108,10 +108,10 @@ def _vary_judgement(grammar: Grammar, fact: Judgement, nouns: set[str]) -> dict[
     """Return the variants of a judgement, whatever its reading; a noun that the premise lacks makes an unrelated one."""
     rng = grammar.rng
     polarity = rng.choice((-1, 1))
-    general = replace(fact, predicate=plain(rng.choice(GENERAL_ADJECTIVES[polarity])), polarity=polarity)
-    the, _, *owner = fact.subject
+    subject = fact.subject[:2]
+    general = replace(fact, subject=subject, predicate=plain(rng.choice(GENERAL_ADJECTIVES[polarity])), polarity=polarity)
     unused = rng.choice([noun for noun in grammar.vocabulary.nouns if noun not in nouns])
-    unrelated = replace(general, subject=[the, (unused, "O"), *owner])
+    unrelated = replace(general, subject=plain(f"the {unused}"))
     variants = [(general, polarity * fact.polarity), (unrelated, 0)]
     return {1: variants, -1: variants, 0: variants}
 
@@ -120,31 +120,22 @@ def _vary_event(grammar: Grammar, fact: Event) -> dict[int, list[Variant]]:
     """Return the variants of an event that happened (1), did not (-1), or is left open (0)."""
     swapped = replace(fact, agent=fact.patient, patient=fact.agent)
     right = replace(fact, agent=_unnamed(fact.agent.kind))
-    wrong = replace(fact, agent=_unnamed(grammar.rng.choice([kind for kind in KINDS if kind != fact.agent.kind])))
-    happened = [(fact, 1), (swapped, -1), (right, 1), (wrong, -1)]
-    did_not = [(fact, 1), (swapped, 0), (right, 0), (wrong, 0)]
+    absent = [kind for kind in KINDS if kind not in (fact.agent.kind, fact.patient.kind)]
+    wrong = replace(fact, agent=_unnamed(grammar.rng.choice(absent)))
+    happened = [(fact, 1), (swapped, -1), (right, 1), (wrong, -1), (right, 1), (wrong, -1)]
+    deed = replace(fact, verb=grammar.rng.choice([verb for verb in EVENT_VERBS if verb != fact.verb]))
+    happened.append((deed, 0))
+    did_not = [(deed, 0), (fact, 1), (swapped, 0), (right, 0), (wrong, 0)]
     if fact.detail:
-        same_sort, other_sort = (replace(fact, detail=_other_detail(grammar, fact.detail, same)) for same in (True, False))
+        other = replace(fact, detail=plain(f"in {grammar.rng.choice([x for x in SEASONS if x != fact.detail[1][0]])}"))
         without = replace(fact, detail=[])
-        happened += [(same_sort, -1), (other_sort, 0), (without, 1)]
-        did_not += [(same_sort, 0), (other_sort, 0), (without, 0)]
+        happened += [(other, -1), (without, 1)]
+        did_not += [(other, 0), (without, 0)]
     else:
-        added = replace(fact, detail=grammar.detail())
+        added = replace(fact, detail=plain(f"in {grammar.rng.choice(SEASONS)}"))
         happened += [(added, 0)]
         did_not += [(added, 1)]
     return {1: happened, -1: did_not, 0: did_not}
-
-
-def _other_detail(grammar: Grammar, detail: Words, same_sort: bool) -> Words:
-    """Draw another detail of the same sort (two times, two places) or of the other."""
-    while True:
-        other = grammar.detail()
-        if ((len(_place(other)) > 0) == (len(_place(detail)) > 0)) == same_sort and other[1:] != detail[1:]:
-            return other
-
-
-def _place(detail: Words) -> Words:
-    return [word for word in detail if word[1] != "O"]
 
 
 def _unnamed(kind: Kind) -> Mention:

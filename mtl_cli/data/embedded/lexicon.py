@@ -27,32 +27,17 @@ KINDS: tuple[Kind, ...] = ("PER", "ORG", "LOC")
 R = TypeVar("R")
 
 ADJECTIVES: dict[int, list[str]] = {
-    +1: [
-        *("careful", "clear", "honest", "brilliant", "elegant", "fair"),
-        *("useful", "thorough", "wise", "convincing", "graceful", "lively"),
-    ],
-    -1: [
-        *("careless", "confused", "dishonest", "dreadful", "clumsy", "unfair"),
-        *("useless", "sloppy", "foolish", "dubious", "awkward", "dull"),
-    ],
+    +1: ["careful", "clear", "honest", "brilliant", "elegant", "useful", "thorough", "wise"],
+    -1: ["careless", "confused", "dishonest", "dreadful", "clumsy", "useless", "sloppy", "foolish"],
 }
 OPINION_VERBS: dict[int, list[str]] = {
     +1: ["praised", "applauded", "admired", "welcomed"],
     -1: ["condemned", "criticised", "deplored", "mocked"],
 }
 ENTITY_NOUNS: dict[Kind, list[str]] = {
-    "PER": [
-        *("painter", "lawyer", "singer", "baker", "pilot", "judge"),
-        *("doctor", "teacher", "surgeon", "farmer", "captain", "poet"),
-    ],
-    "ORG": [
-        *("firm", "bank", "union", "club", "agency", "party"),
-        *("brewery", "publisher", "insurer", "committee", "airline", "guild"),
-    ],
-    "LOC": [
-        *("port", "town", "valley", "village", "island", "district"),
-        *("city", "province", "county", "harbour", "region", "suburb"),
-    ],
+    "PER": ["painter", "lawyer", "singer", "pilot", "doctor", "farmer", "captain", "poet"],
+    "ORG": ["firm", "bank", "union", "club", "party", "agency", "airline", "guild"],
+    "LOC": ["port", "town", "valley", "village", "island", "city", "province", "suburb"],
 }
 ADVERBS: dict[int, list[str]] = {
     +1: ["clearly", "truly", "surely", "plainly", "certainly", "really"],
@@ -64,31 +49,27 @@ ADVERBS: dict[int, list[str]] = {
 TYPED_ADJECTIVES: dict[str, dict[Kind, int]] = {
     word: dict(zip(KINDS, signs, strict=True))
     for words, signs in (
-        (("sharp", "modest"), (+1, -1, -1)),
-        (("busy", "aggressive"), (-1, +1, -1)),
-        (("quiet", "remote"), (-1, -1, +1)),
-        (("tough", "hungry"), (+1, +1, -1)),
-        (("calm", "humble"), (+1, -1, +1)),
-        (("big", "rich"), (-1, +1, +1)),
+        (("sharp",), (+1, -1, -1)),
+        (("busy",), (-1, +1, -1)),
+        (("quiet",), (-1, -1, +1)),
+        (("tough",), (+1, +1, -1)),
+        (("calm",), (+1, -1, +1)),
+        (("big",), (-1, +1, +1)),
     )
     for word in words
 }
 
 # Past form and participle are one, so that active and passive voice differ in order and function words only.
-EVENT_VERBS = [
-    *("sued", "hired", "visited", "warned", "phoned", "paid"),
-    *("dismissed", "appointed", "rescued", "followed", "sponsored", "invited"),
-]
+EVENT_VERBS = ["sued", "hired", "visited", "warned", "paid", "rescued", "followed", "invited"]
 SEASONS = ["spring", "summer", "autumn", "winter"]
 PLACE_PREPOSITIONS = ["near", "outside"]
 NOUNS = [
-    *("report", "plan", "speech", "letter", "proposal", "reply", "statement", "design", "decision"),
-    *("promise", "article", "offer", "budget", "campaign", "verdict", "lecture", "apology", "contract"),
-    *("memoir", "manifesto", "petition", "survey", "brochure", "sermon"),
+    *("report", "plan", "speech", "letter", "reply", "design", "promise", "article", "budget"),
+    *("memoir", "petition", "survey"),
 ]
 """Things that people and organisations make. The last quarter is held out of every task's training."""
 
-NUM_TRAIN_NAMES, NUM_TEST_NAMES = 120, 60
+NUM_TRAIN_NAMES, NUM_TEST_NAMES = 60, 40
 
 
 @dataclass(frozen=True)

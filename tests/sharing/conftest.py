@@ -1,0 +1,23 @@
+"""Encoders of each family with weights drawn anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from encoders import tiny_encoders
+
+from mtl_cli.encoders import Encoder
+
+
+@pytest.fixture(scope="session")
+def make_encoder() -> Callable[..., Encoder]:
+    """Make the encoder of a family, always with the same weights."""
+
+    def make(family: str, packed: bool | None = None) -> Encoder:
+        if packed is None:
+            packed = family in tiny_encoders.PACKED
+        model, tokenizer = tiny_encoders.reference_model(family), tiny_encoders.tokenizer()
+        return Encoder(model, tokenizer, pooling="first", packed=packed)
+
+    return make
