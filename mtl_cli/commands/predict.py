@@ -115,8 +115,8 @@ def _inputs(rows: Sequence[Row], model: MultiTaskModel, settings: PredictSetting
         wanted = "; ".join(f"{name} needs {', '.join(columns)}" for name, columns in lacking.items())
         example = next(column for columns in lacking.values() for column in columns if column not in present)
         raise UserError(
-            f"input: {settings.input} has the columns {', '.join(present)}, but {wanted}. Rename a column, or say which "
-            f"one to take: columns.{example}=COLUMN"
+            f"input: {settings.input} has the columns {', '.join(present)}, but {wanted}. Rename a column, or say "
+            f"which one to take: columns.{example}=COLUMN"
         )
     return fitting if chosen is None else {name: fitting[name] for name in chosen}
 
