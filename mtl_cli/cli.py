@@ -143,7 +143,7 @@ def _help() -> str:
     lines += [
         "",
         "After the command stands Hydra's syntax: KEY=VALUE changes a setting, GROUP=NAME chooses an option, -m sweeps",
-        "over comma-separated values, --cfg job shows the composed configuration, --config-dir DIR adds your own options.",
+        "over comma-separated values, --cfg job shows the composed configuration, --config-dir DIR adds options.",
         "`mtl COMMAND --help` says more.",
     ]
     return "\n".join(lines)

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from mtl_cli.encoders.encoder import Encoder
+from mtl_cli.types import PositiveFloat
 
 
+@dataclass(kw_only=True)
 class EncoderSpec(ABC):
     """The settings of an encoder, checked but not yet acted on: what `_target_` in conf/encoder/ names.
 
     Constructing one is cheap and reads no file. Data can be tokenised before the model exists, so the two are loaded
     apart: first `load_tokenizer`, then `build` with the same tokenizer; or `build` alone.
+
+    Attributes:
+        default_lr: learning rate that suits this encoder; conf/optimizer/ takes it unless the user states another.
+        default_epochs: passes over the data that suit it, taken by conf/trainer/ in the same way.
     """
+
+    default_lr: PositiveFloat = 5e-5
+    default_epochs: PositiveFloat = 3.0
 
     @abstractmethod
     def load_tokenizer(self, training_texts: Iterable[str]) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from annotated_types import Ge
-from transformers import BertConfig
+from transformers import ModernBertConfig
 
 from mtl_cli.encoders import loading
 from mtl_cli.encoders.encoder import Encoder
@@ -15,19 +15,27 @@ from mtl_cli.encoders.spec import EncoderSpec
 from mtl_cli.encoders.train_tokenizer import SMALLEST_VOCABULARY, train_tokenizer
 from mtl_cli.types import Pooling, PositiveInt, Probability, UserError
 
+# Texts here are short, and a base far below the usual 10,000 lets nearby positions differ from the first step on.
+_ROTARY_BASE = 1000.0
+
 
 @dataclass(kw_only=True)
 class TransformerEncoder(EncoderSpec):
     """A bidirectional Transformer with random weights and a tokenizer trained on the run's training texts.
 
-    The architecture is BERT's (Devlin et al., NAACL 2019): learnt positions, GELU, normalisation behind each sub-layer.
+    The architecture is ModernBERT's (Warner et al., 2024) with attention over the whole row in each block:
+    normalisation in front of each sub-layer (Xiong et al., ICML 2020), rotary positions (Su et al., 2021), gated GELU
+    layers (Shazeer, 2020). Weights begin with deviation 1 / sqrt(hidden_size): with the usual 0.02 a narrow encoder
+    finds no use for attention for long (embedded corpus, entities after six passes: span F1 0.35, against 1.00). The
+    two texts of a pair are told apart by the separator alone.
 
     Attributes:
         vocab_size: entries of the tokenizer's vocabulary at most; 256 of them are the bytes.
         hidden_size: width of the hidden states, a multiple of num_heads.
         num_layers: blocks.
         num_heads: attention heads a block.
-        intermediate_size: width of the feed-forward layers; None means four times hidden_size.
+        intermediate_size: width of the gated feed-forward layers; None means 8/3 of hidden_size, which has as many
+            weights as an ungated layer of four times hidden_size.
         max_length: tokens that a row can have.
         dropout: probability of all hidden and attention dropouts.
         pooling: how a row becomes one vector.
@@ -36,13 +44,13 @@ class TransformerEncoder(EncoderSpec):
     """
 
     vocab_size: Annotated[int, Ge(SMALLEST_VOCABULARY)] = 8000
-    hidden_size: PositiveInt = 256
-    num_layers: PositiveInt = 4
+    hidden_size: PositiveInt = 128
+    num_layers: PositiveInt = 3
     num_heads: PositiveInt = 4
     intermediate_size: PositiveInt | None = None
     max_length: PositiveInt = 128
     dropout: Probability = 0.1
-    pooling: Pooling = "first"
+    pooling: Pooling = "mean"
     lowercase: bool = True
     packing: bool = True
 
@@ -60,18 +68,26 @@ class TransformerEncoder(EncoderSpec):
         )
 
     def build(self, training_texts: Iterable[str] = (), tokenizer: Any = None) -> Encoder:
-        """Draw the weights from PyTorch's default generator: normal with deviation 0.02, biases 0."""
+        """Draw the weights from PyTorch's default generator; there are no biases."""
         if tokenizer is None:
             tokenizer = self.load_tokenizer(training_texts)
-        config = BertConfig(
+        config = ModernBertConfig(
             vocab_size=len(tokenizer),
             hidden_size=self.hidden_size,
             num_hidden_layers=self.num_layers,
             num_attention_heads=self.num_heads,
-            intermediate_size=self.intermediate_size or 4 * self.hidden_size,
+            intermediate_size=self.intermediate_size or round(8 * self.hidden_size / 3),
             max_position_embeddings=self.max_length,
-            hidden_dropout_prob=self.dropout,
-            attention_probs_dropout_prob=self.dropout,
+            initializer_range=self.hidden_size**-0.5,
+            global_attn_every_n_layers=1,
+            rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": _ROTARY_BASE}},
+            embedding_dropout=self.dropout,
+            mlp_dropout=self.dropout,
+            attention_dropout=self.dropout,
             pad_token_id=tokenizer.pad_token_id,
+            cls_token_id=tokenizer.cls_token_id,
+            sep_token_id=tokenizer.sep_token_id,
+            bos_token_id=tokenizer.cls_token_id,
+            eos_token_id=tokenizer.sep_token_id,
         )
         return Encoder(loading.new_model(config), tokenizer, pooling=self.pooling, packed=self.packing)

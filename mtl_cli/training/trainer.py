@@ -174,8 +174,8 @@ class _Loop:
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"the GPU ran out of memory at step {state.step + 1}. Lower sampler.batch_size (or set "
-                "sampler.max_tokens), raise trainer.num_micro_batches, lower tasks.<name>.max_length, or take a smaller "
-                f"encoder. ({str(error).splitlines()[0]})"
+                "sampler.max_tokens), raise trainer.num_micro_batches, lower tasks.<name>.max_length, or take a "
+                f"smaller encoder. ({str(error).splitlines()[0]})"
             ) from error
         finally:
             self.run.progress.close()

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from encoders import tiny_encoders
-from transformers import AutoTokenizer, BertModel
+from transformers import AutoTokenizer, ModernBertModel
 
 from mtl_cli.encoders import TransformerEncoder
 from mtl_cli.encoders.train_tokenizer import train_tokenizer
@@ -22,16 +22,13 @@ def test_settings_are_those_of_the_model():
     torch.manual_seed(0)
     encoder = TransformerEncoder(**SMALL, dropout=0.25, pooling="max").build(TEXTS)
     config = encoder.model.config
-    assert isinstance(encoder.model, BertModel)
+    assert isinstance(encoder.model, ModernBertModel)
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (16, 2, 2)
-    assert (config.intermediate_size, config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (
-        64,
-        0.25,
-        0.25,
-    )
+    assert config.intermediate_size == 43  # 8 / 3 * 16
+    assert (config.embedding_dropout, config.mlp_dropout, config.attention_dropout) == (0.25, 0.25, 0.25)
+    assert set(config.layer_types) == {"full_attention"}
     assert (encoder.hidden_size, encoder.max_length, encoder.pooling, encoder.packed) == (16, 32, "max", True)
     assert config.vocab_size == len(encoder.tokenizer) <= 400
-    assert encoder.model.pooler is None
     assert len(encoder.blocks) == 2
 
 
@@ -45,7 +42,7 @@ def test_weights_follow_the_seed():
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
-    assert 0.015 < weights(1)[: 300 * 16].std() < 0.025
+    assert weights(1)[: 300 * 16].std().item() == pytest.approx(16**-0.5, rel=0.1)
 
 
 def test_packed_and_padded_agree():

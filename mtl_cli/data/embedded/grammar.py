@@ -1,8 +1,8 @@
 """The grammar that all three tasks speak: mentions, clauses and sentences, as tagged words.
 
-A clause is content plus an adverb's reading: +1 it holds, -1 it does not, 0 it is left open. There are two kinds of content:
+A clause is content plus an adverb's reading: +1 it holds, -1 it does not, 0 it is left open. Content is of two kinds:
 
-* an event: somebody did something to somebody, perhaps somewhere or some time: "the baker Golu hired the union Mesta near Trin";
+* an event, perhaps with its place or time: "the poet Golu hired the union Mesta near Trin";
 * a judgement of a thing ("the report of the bank Tarvo was careful", "the bank Tarvo praised the report") or, with an
   adjective whose polarity depends on what it describes, of a mention ("the port Tarvo was quiet").
 """
@@ -25,7 +25,7 @@ from mtl_cli.data.embedded.lexicon import (
 Words = list[tuple[str, str]]
 """Words with their IOB2 tags."""
 
-DOUBLE_NAME = 0.3
+DOUBLE_NAME = 0.2
 """Share of names of two words."""
 
 
@@ -72,7 +72,7 @@ class Event:
     detail: Words
 
     def words(self, adverb: Words, passive: bool) -> Words:
-        """Return the clause in the active ("the baker Golu never sued ...") or the passive voice."""
+        """Return the clause in the active ("the poet Golu never sued ...") or the passive voice."""
         if passive:
             voice = [*plain("was"), *adverb, *plain(f"{self.verb} by")]
             return [*self.patient.words, *voice, *self.agent.words, *self.detail]
@@ -128,12 +128,12 @@ class Grammar:
             return plain(f"in {self.rng.choice(SEASONS)}")
         return [*plain(self.rng.choice(PLACE_PREPOSITIONS)), *tag_name(self.name(), "LOC")]
 
-    def event(self, with_detail: bool) -> Event:
-        """Draw an event between two entities."""
+    def event(self, detail: Words) -> Event:
+        """Draw an event between two entities of unlike kinds."""
         agent, patient = self.mention(), self.mention()
-        while patient.name == agent.name:
+        while patient.kind == agent.kind or patient.name == agent.name:
             patient = self.mention()
-        return Event(agent, self.rng.choice(EVENT_VERBS), patient, self.detail() if with_detail else [])
+        return Event(agent, self.rng.choice(EVENT_VERBS), patient, detail)
 
     def thing(self, owned: bool) -> Words:
         """Draw something that can be judged: "the report", "the report of the bank Tarvo"."""

@@ -1,4 +1,4 @@
-"""Words of the embedded corpus and what they mean: the knowledge that its three tasks share or, at low relatedness, dispute.
+"""Words of the embedded corpus and what they mean: what its three tasks share or, at low relatedness, dispute.
 
 Four classes of words carry knowledge. Each maps readings to lists of one length; the i-th words of a class form slot i.
 
@@ -45,18 +45,14 @@ ADVERBS: dict[int, list[str]] = {
     0: ["perhaps", "allegedly", "reportedly", "supposedly", "possibly", "maybe"],
 }
 
-# Praise or blame depending on what is described: a quiet town pleases, a quiet firm does not. Signs for PER, ORG, LOC.
+# Praise or blame depending on what is described: a quiet town pleases, a quiet firm does not.
 TYPED_ADJECTIVES: dict[str, dict[Kind, int]] = {
-    word: dict(zip(KINDS, signs, strict=True))
-    for words, signs in (
-        (("sharp",), (+1, -1, -1)),
-        (("busy",), (-1, +1, -1)),
-        (("quiet",), (-1, -1, +1)),
-        (("tough",), (+1, +1, -1)),
-        (("calm",), (+1, -1, +1)),
-        (("big",), (-1, +1, +1)),
-    )
-    for word in words
+    "sharp": {"PER": +1, "ORG": -1, "LOC": -1},
+    "busy": {"PER": -1, "ORG": +1, "LOC": -1},
+    "quiet": {"PER": -1, "ORG": -1, "LOC": +1},
+    "tough": {"PER": +1, "ORG": +1, "LOC": -1},
+    "calm": {"PER": +1, "ORG": -1, "LOC": +1},
+    "big": {"PER": -1, "ORG": +1, "LOC": +1},
 }
 
 # Past form and participle are one, so that active and passive voice differ in order and function words only.
@@ -88,8 +84,8 @@ def redeal(words: Mapping[R, Sequence[str]], relatedness: float, rng: random.Ran
     """Move a share 1 - `relatedness` of a class's slots to readings that have nothing to do with the dictionary's.
 
     Of n slots, round((1 - relatedness) * n) are chosen in an order drawn by `rng`; the K words of the j-th chosen slot
-    move j mod K readings on. So at relatedness 0 every K-th slot keeps its reading, the others contradict it, and knowing
-    a word's dictionary reading tells nothing about its reading here. (Moving every word by one step would be no
+    move j mod K readings on. So at relatedness 0 every K-th slot keeps its reading, the others contradict it, and a
+    word's dictionary reading tells nothing about its reading here. (Moving every word by one step would be no
     contradiction: the same knowledge with its labels renamed, which a head of its own undoes for free.) Lower values
     move all slots that higher ones move. The result is a permutation of the class's words.
     """
@@ -106,12 +102,12 @@ def redeal(words: Mapping[R, Sequence[str]], relatedness: float, rng: random.Ran
 def make_vocabulary(task: TaskName, split: Split, relatedness: float, seed: int) -> Vocabulary:
     """Return the vocabulary of a split: training words for train and validation, all words and new names for test."""
 
-    def readings(words: Mapping[R, list[str]], owner: TaskName) -> dict[R, list[str]]:
+    def readings(words: Mapping[R, Sequence[str]], owner: TaskName) -> dict[R, Sequence[str]]:
         if task != owner:
             return dict(words)
         # A string seeds random.Random alike in every process and on every machine.
         dealt = redeal(words, relatedness, random.Random(f"redeal {next(iter(words.values()))[0]} {seed}"))
-        return {reading: list(_visible(list_, split)) for reading, list_ in dealt.items()}
+        return {reading: _visible(listed, split) for reading, listed in dealt.items()}
 
     names = _make_names(NUM_TRAIN_NAMES + NUM_TEST_NAMES, random.Random(f"names {seed}"))
     return Vocabulary(

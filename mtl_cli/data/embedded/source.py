@@ -26,23 +26,29 @@ _MAKE_ROWS: dict[str, Callable[[Grammar], Iterator[tuple[str, Row]]]] = {
 }
 
 _LABEL_NAMES = {"sentiment": sentiment.LABELS, "inference": inference.LABELS}
-_COLUMNS = {"sentiment": ("text", "label"), "entities": ("tokens", "tags"), "inference": ("premise", "hypothesis", "label")}
+_COLUMNS = {
+    "sentiment": ("text", "label"),
+    "entities": ("tokens", "tags"),
+    "inference": ("premise", "hypothesis", "label"),
+}
 
-# Of the sentences that the training vocabulary can form, one in five belongs to the validation split, told by a checksum,
-# so that neither split depends on the size of the other.
+# A checksum gives one in five of the sentences of the training vocabulary to the validation split, so that neither
+# split depends on the size of the other.
 _VALIDATION_SHARE = 5
 _MAX_REPEATS = 10_000
 
 
 @dataclass(kw_only=True)
 class EmbeddedSource(Source):
-    """The project's own corpus: `sentiment` (text, label), `entities` (tokens, tags) or `inference` (premise, hypothesis, label).
+    """The project's own corpus: three tasks about one small world in which things happen and are judged.
 
-    The three tasks describe one small world of people, organisations and places in which things happen and are judged.
-    Equal settings give equal rows on every machine. The rows of a smaller split are the first ones of a larger. All rows
-    of a split are distinct, and no sentence (in inference: no premise) is in two splits. The test split has only names
-    that no training split has, and every fourth noun and every fourth word of the class that the task owns (see
-    `lexicon`) never occurs in the task's training and validation split.
+    Columns: text and label in `sentiment`, tokens and tags (IOB2) in `entities`, premise, hypothesis and label in
+    `inference`.
+
+    Equal settings give equal rows on every machine. The rows of a smaller split are the first ones of a larger. All
+    rows of a split are distinct, and no sentence (in inference: no premise) is in two splits. The test split has only
+    names that the others lack, and a quarter of the nouns, and of the words of the class that the task owns (see
+    `lexicon`), occurs in the test split only.
 
     Args:
         task: which of the three.
@@ -61,7 +67,7 @@ class EmbeddedSource(Source):
     """
 
     task: Literal["sentiment", "entities", "inference"]
-    num_train: PositiveInt = 3000
+    num_train: PositiveInt = 4000
     num_validation: PositiveInt = 500
     num_test: PositiveInt = 500
     label_noise: Fraction = 0.0
@@ -70,10 +76,14 @@ class EmbeddedSource(Source):
 
     def __post_init__(self) -> None:
         if self.task not in _MAKE_ROWS:
-            raise UserError(f"`task` of the embedded corpus should be one of {', '.join(_MAKE_ROWS)}. Found {self.task!r}.")
+            raise UserError(
+                f"`task` of the embedded corpus should be one of {', '.join(_MAKE_ROWS)}. Found {self.task!r}."
+            )
         for key in ("label_noise", "relatedness"):
             if not 0 <= getattr(self, key) <= 1:
-                raise UserError(f"`{key}` of the embedded corpus should lie between 0 and 1. Found {getattr(self, key)}.")
+                raise UserError(
+                    f"`{key}` of the embedded corpus should lie between 0 and 1. Found {getattr(self, key)}."
+                )
 
     def load(self) -> dict[str, datasets.Dataset]:
         """Generate the three splits."""
@@ -106,7 +116,9 @@ class EmbeddedSource(Source):
             if len(rows) == size:
                 break
             if repeats == _MAX_REPEATS:
-                raise UserError(f"`num_{split}`={size} is more than the {self.task} grammar can say. Ask for fewer rows.")
+                raise UserError(
+                    f"`num_{split}`={size} is more than the {self.task} grammar can say. Ask for fewer rows."
+                )
         chosen = list(rows.values())
         if split == "train" and self.label_noise:
             self._add_noise(chosen)
