@@ -9,6 +9,7 @@ from typing import Any
 
 from mtl_cli.build import build_tasks
 from mtl_cli.check_config import check_settings, check_tasks
+from mtl_cli.commands import quiet_libraries
 from mtl_cli.commands.settings import EvaluateSettings
 from mtl_cli.data import prepare
 from mtl_cli.evaluation import Evaluator, metric_records, score
@@ -30,6 +31,7 @@ def evaluate(config: Mapping[str, Any]) -> int:
     run = RunFolder.open(settings.run)
     saved = run.read_config()
     check_tasks(saved["tasks"], settings.allow_targets)
+    quiet_libraries()
     with ConsoleLog():
         device = choose_device(settings.device)
         precision = settings.precision or saved["trainer"].get("precision", "auto")

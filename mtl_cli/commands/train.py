@@ -10,6 +10,7 @@ from typing import Any
 
 from mtl_cli.build import build_tasks, instantiate
 from mtl_cli.check_config import check_config
+from mtl_cli.commands import quiet_libraries
 from mtl_cli.data import TaskData, prepare
 from mtl_cli.errors import UserError
 from mtl_cli.evaluation import Evaluator, StopEvaluation, metric_records, score
@@ -116,6 +117,7 @@ def _training_texts(tasks: Mapping[str, Task]) -> Iterator[str]:
 
 def _prepare(config: Mapping[str, Any]) -> _Prepared:
     """Load the encoder and the data of all tasks, and put the model together."""
+    quiet_libraries()
     seed_everything(config["seed"])
     tasks = build_tasks(config["tasks"])
     encoder = instantiate(config["encoder"]).build(_training_texts(tasks))

@@ -157,6 +157,13 @@ class _Loop:
         run.weighting.start(tuple(self.tasks))
         if resume:
             self._resume()
+        log.info(
+            "%s steps, %s an epoch, on %s in %s",
+            f"{self.total_steps:,}",
+            f"{self.steps_per_epoch:,}",
+            self.device,
+            self.precision,
+        )
         self.started = time.monotonic() - self.state.seconds
 
     def run_to_end(self) -> Progression:
