@@ -283,7 +283,7 @@ class _Loop:
         record: dict[str, float] = {
             **{f"train/loss/{name}": loss for name, loss in losses.items()},
             **{f"train/weight/{name}": total / count for name, (_, total, count) in state.window.items()},
-            "train/lr": max(group["lr"] for group in self.optimizer.param_groups),
+            "train/lr": self.run.optimizer.lr * self.factor,
             "train/grad_norm": float(self.grad_norm),
             "train/tokens": state.tokens,
             "train/epoch": state.step / self.steps_per_epoch,
