@@ -39,6 +39,9 @@ _KINDS_OF_MEMBERS = {"tasks": "mtl_cli.tasks.Task", "loggers": "mtl_cli.tracking
 _GROUPS_OF_MEMBERS = {"task": "tasks", "logger": "loggers"}
 
 
+_HYDRAS_KEYS = {"_target_", "_args_", "_partial_", "_recursive_", "_convert_"}
+
+
 @dataclasses.dataclass(kw_only=True)
 class RunSettings:
     """The run-level scalars of conf/train.yaml."""
@@ -161,6 +164,7 @@ class _Checker:
     def node(self, path: str, node: Any, kind: type) -> None:
         """Check a node that must name a class of `kind`."""
         before = len(self.problems)
+        self._refuse_hidden(path, node)
         target = self._target(path, node, kind)
         if target is None:
             return
@@ -188,7 +192,25 @@ class _Checker:
             except Exception as error:
                 # Hydra wraps what a constructor raises.
                 cause = error.__cause__ if error.__cause__ is not None else error
-                self.problems.append(f"{path}: {cause}")
+                text = str(cause)
+                self.problems.append(text if text.startswith(path) else f"{path}: {text}")
+
+    def _refuse_hidden(self, path: str, value: Any) -> None:
+        """Refuse what Hydra would act on inside plain values, where no annotation asks for an object.
+
+        Only a chain of nodes may lead to a `_target_`: inside a list, or inside a mapping that is no node itself, Hydra
+        would construct it unchecked.
+        """
+        items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+        is_node = isinstance(value, Mapping) and "_target_" in value
+        for key, item in items:
+            inside = f"{path}.{key}"
+            if isinstance(item, Mapping):
+                reserved = [k for k in item if isinstance(k, str) and k in _HYDRAS_KEYS]
+                if reserved and not (is_node and "_target_" in item):
+                    self.problems.append(f"{inside}.{reserved[0]}: not allowed inside a plain value")
+            if isinstance(item, Mapping | list) and not (is_node and isinstance(item, Mapping) and "_target_" in item):
+                self._refuse_hidden(inside, item)
 
     def _target(self, path: str, node: Any, kind: type) -> type | None:
         """Return the class that a node names, or None after noting what is wrong with it."""

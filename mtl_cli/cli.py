@@ -176,7 +176,7 @@ def _main(arguments: list[str]) -> int:
         assert isinstance(code, int)
         return code
     except Exception as error:
-        return _report(error, debug=value_of("debug", rest) == "true")
+        return _report(error, debug=(value_of("debug", rest) or "").lower() == "true")
 
 
 def _report(error: Exception, debug: bool) -> int:

@@ -75,6 +75,13 @@ def _options_named(value: str) -> list[str]:
     return [name for name in re.split(r"[\[\],\s'\"]+", value) if name and name != "null"]
 
 
+def _nearest(name: str, options: Sequence[str]) -> list[str]:
+    """Options near to a name, as wholes or by one of their parts: `brt` is near to `bert_base`."""
+    whole = difflib.get_close_matches(name, options, n=3)
+    parts = {part: option for option in reversed(options) for part in re.split(r"[/_]", option)}
+    return whole or [parts[part] for part in difflib.get_close_matches(name, parts, n=2)]
+
+
 def option_problems(arguments: Sequence[str], dirs: Sequence[Path], groups: dict[str, list[str]]) -> list[str]:
     """Say which named options of groups do not exist."""
     problems = []
@@ -89,7 +96,7 @@ def option_problems(arguments: Sequence[str], dirs: Sequence[Path], groups: dict
             if name in options:
                 continue
             # Compare with the last part, too: `sst2` is near to `glue/sst2`.
-            near = [o for o in options if o.split("/")[-1] == name] or difflib.get_close_matches(name, options, n=3)
+            near = [o for o in options if o.split("/")[-1] == name] or _nearest(name, options)
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(options)}"
             problems.append(f"{group}={name}: no such option; {hint}")
     return problems
@@ -115,7 +122,7 @@ def explain_composition_error(
             config = OmegaConf.to_container(compose(config_name, overrides=forced), resolve=True)
             assert isinstance(config, dict)
             try:
-                check_config({str(key): value for key, value in config.items()})
+                check_config({str(key): value for key, value in config.items()}, config.get("allow_targets"))
             except ConfigError as error:
                 problems = [*problems, *error.problems]
     raise ConfigError(problems)

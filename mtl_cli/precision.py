@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Literal
 
 import torch
@@ -18,7 +19,14 @@ def choose_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.device: found {device!r}, but torch {torch.__version__} sees no GPU; use auto or cpu")
+    check_device(device)
     return torch.device(device)
+
+
+def check_device(device: str) -> None:
+    """Refuse a name that is no device; whether it is there is not asked."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device):
+        raise UserError(f"trainer.device: found {device!r}, allowed: auto, cpu, cuda, cuda:N, mps")
 
 
 def fast_bf16(device: torch.device) -> bool:

@@ -64,7 +64,7 @@ def test_all_errors_are_reported_at_once():
         ("tasks.sentiment.metrics=[acuracy]", "Did you mean 'accuracy'"),
         ("tasks.sentiment.source.relatedness=2", "tasks.sentiment.source.relatedness: found 2"),
         ("tasks.sentiment.source.seed=null", "tasks.sentiment.source.seed: found None"),
-        ("schedule.warmup_steps=5", "found both warmup_fraction=0.1 and warmup_steps=5"),
+        ("trainer.device=gpu", "trainer.device: found 'gpu', allowed: auto, cpu, cuda"),
         ("encodr=minilm", "encodr: no such key; did you mean encoder"),
     ],
 )
@@ -128,6 +128,30 @@ def test_hydras_other_underscored_keys_are_refused():
     assert found == [
         "tasks.sentiment.source._partial_: not allowed; a node holds _target_ and the arguments of its class"
     ]
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "{a: {_target_: pathlib.Path.touch, _args_: [{_target_: pathlib.Path, _args_: [MARK]}]}}",
+        "{a: [{_target_: pathlib.Path.touch, _args_: [{_target_: pathlib.Path, _args_: [MARK]}]}]}",
+        "{a: {b: {_target_: mtl_cli.data.FileSource}}}",
+    ],
+)
+def test_nothing_that_hydra_would_construct_hides_inside_a_value(hidden, tmp_path):
+    mark = tmp_path / "ran"
+    override = f"encoder.config_overrides={hidden.replace('MARK', str(mark))}"
+    found = problems("encoder=huggingface", "encoder.path=some/model", override)
+    assert any("not allowed inside a plain value" in problem for problem in found)
+    assert not mark.exists()
+
+
+def test_an_encoder_yaml_of_the_users_need_not_say_its_learning_rate(tmp_path):
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "own.yaml").write_text("_target_: mtl_cli.encoders.HuggingFaceEncoder\npath: some/model\n")
+    config = composed("encoder=own", config_dir=tmp_path)
+    check_config(config)
+    assert (config["optimizer"]["lr"], config["trainer"]["epochs"]) == (5e-5, 3)
 
 
 def test_a_yaml_without_its_package_line_is_explained(tmp_path):

@@ -51,11 +51,12 @@ def test_the_value_of_a_flag_is_no_assignment(conf):
 
 
 def test_all_unknown_options_are_named_with_the_nearest(conf):
-    problems = option_problems(["encoder=minlm", "task=[sst2,snli],[sick]"], [conf], groups_in([conf]))
+    problems = option_problems(["encoder=minlm", "task=[sst2,snli],[sick]", "encoder=brt"], [conf], groups_in([conf]))
     assert problems == [
         "encoder=minlm: no such option; did you mean minilm?",
         "task=sst2: no such option; did you mean glue/sst2?",
         "task=sick: no such option; there are glue/sst2, snli",
+        "encoder=brt: no such option; did you mean bert_base?",
     ]
 
 

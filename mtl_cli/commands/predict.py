@@ -47,7 +47,10 @@ def predict(config: Mapping[str, Any]) -> int:
         partial = output.with_name(f".{output.name}.partial")
         with Progress() as progress:
             records = _records(rows, inputs, model, settings, progress)
-            (_write_jsonl if output.suffix == ".jsonl" else _write_table)(partial, records)
+            if output.suffix == ".jsonl":
+                _write_jsonl(partial, records)
+            else:
+                _write_table(partial, records, delimiter="\t" if output.suffix == ".tsv" else ",")
         os.replace(partial, output)
         log.info("%s texts, tasks %s: %s", f"{len(rows):,}", ", ".join(inputs), output)
     return 0
@@ -159,6 +162,8 @@ def _text(row: Row, columns: Sequence[str], task: Task, path: str, number: int) 
         if isinstance(value, str) and task.level == "word":
             values = [value.split()]
             value = values[0]
+        if not isinstance(value, str | list | None):
+            raise UserError(f"{path}, row {number + 1}, column {column!r}: found {value!r}, which is no text.")
         empty = value is None or len(value) == 0 or (isinstance(value, str) and not value.strip())
         if empty:
             raise UserError(f"{path}, row {number + 1}, column {column!r}: no text. Fill it in or remove the row.")
@@ -178,9 +183,8 @@ def _write_jsonl(path: Path, records: Iterable[tuple[Row, dict[str, Row]]]) -> N
             file.write(json.dumps({**row, "predictions": predictions}, ensure_ascii=False, default=_jsonable) + "\n")
 
 
-def _write_table(path: Path, records: Iterable[tuple[Row, dict[str, Row]]]) -> None:
+def _write_table(path: Path, records: Iterable[tuple[Row, dict[str, Row]]], delimiter: str) -> None:
     """The input's columns, then for each task its prediction and, for classes, the probability of that class."""
-    delimiter = "\t" if ".tsv" in path.name else ","
     with path.open("w", encoding="utf-8", newline="") as file:
         writer: csv.DictWriter[str] | None = None
         for row, predictions in records:

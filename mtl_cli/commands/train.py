@@ -11,7 +11,7 @@ from typing import Any
 from mtl_cli.build import build_tasks, instantiate
 from mtl_cli.check_config import check_config
 from mtl_cli.commands import quiet_libraries
-from mtl_cli.data import TaskData, prepare
+from mtl_cli.data import TaskData, prepare, training_texts
 from mtl_cli.errors import UserError
 from mtl_cli.evaluation import Evaluator, StopEvaluation, metric_records, score
 from mtl_cli.model import MultiTaskModel
@@ -106,13 +106,10 @@ class _Prepared:
     data: dict[str, TaskData]
 
 
-def _training_texts(tasks: Mapping[str, Task]) -> Iterator[str]:
-    """All input texts of the training splits, for an encoder that trains its own tokenizer."""
-    for task in tasks.values():
-        split = task.source.load()["train"]
-        for column in task.input_columns():
-            for value in split[column]:
-                yield value if isinstance(value, str) else " ".join(value)
+def _training_texts(tasks: Mapping[str, Task], seed: int) -> Iterator[str]:
+    """All texts that are trained on, for an encoder that trains its own tokenizer."""
+    for name, task in tasks.items():
+        yield from training_texts(task, seed=seed, name=name)
 
 
 def _prepare(config: Mapping[str, Any]) -> _Prepared:
@@ -120,7 +117,7 @@ def _prepare(config: Mapping[str, Any]) -> _Prepared:
     quiet_libraries()
     seed_everything(config["seed"])
     tasks = build_tasks(config["tasks"])
-    encoder = instantiate(config["encoder"]).build(_training_texts(tasks))
+    encoder = instantiate(config["encoder"]).build(_training_texts(tasks, config["seed"]))
     cache_dir = Path(config["cache_dir"]) if config.get("cache_dir") else None
     data = {
         name: prepare(

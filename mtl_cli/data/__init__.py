@@ -6,7 +6,7 @@ from mtl_cli.data.embedded import EmbeddedSource
 from mtl_cli.data.encoded import EncodedSplit
 from mtl_cli.data.files import FileSource
 from mtl_cli.data.hub import HubSource
-from mtl_cli.data.prepare import TaskData, prepare
+from mtl_cli.data.prepare import TaskData, prepare, training_texts
 from mtl_cli.data.saved import SavedSource
 from mtl_cli.data.source import Source
 
@@ -21,4 +21,5 @@ __all__ = [
     "Source",
     "TaskData",
     "prepare",
+    "training_texts",
 ]

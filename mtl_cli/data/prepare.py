@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,30 +84,58 @@ def prepare(
     def note(text: str) -> None:
         notes.append(text if name is None else f"{name}: {text}")
 
-    try:
-        raw = task.source.load()
-        if "train" not in raw and labels is None:
-            raise UserError(f"the source has no training split. Splits: {', '.join(raw)}.")
-        reader = SplitReader(task, raw, note)
-        read = {split: reader.read(split) for split in raw}
-        if labels is None:
-            labels = task.label_list(() if task.label_kind == "score" else reader.found_labels(read["train"]))
-        if labels is not None and task.label_kind == "class":
-            for split, part in read.items():
-                reader.check_labels(split, part, labels)
-        chosen = _choose(task, read, seed, note)
+    with _named(name):
+        reader, read, labels, chosen = _read_and_choose(task, seed, labels, note)
         tokenising = _Tokenising(task, tokenizer, reader, labels, max_length_limit, cache_dir)
         encoded = {
             split: rows for origin, part in read.items() for split, rows in tokenising.run(origin, part, chosen).items()
         }
-    except UserError as error:
-        raise (error if name is None else UserError(f"tasks.{name}: {error}")) from error
     return TaskData(
         splits={split: encoded[split] for split in chosen},
         examples={split: read[part.origin].examples.select(part.rows) for split, part in chosen.items()},
         labels=labels,
         notes=notes,
     )
+
+
+def training_texts(task: PreparableTask, *, seed: int, name: str | None = None) -> Iterator[str]:
+    """Yield the texts that the task trains on, for a tokenizer that is trained on them too.
+
+    They are the training rows that `prepare` chooses: none that is carved for validation, none beyond a limit.
+    """
+    with _named(name):
+        _, read, _, chosen = _read_and_choose(task, seed, None, lambda text: None)
+    part = chosen["train"]
+    examples = read[part.origin].examples.select(part.rows)
+    for column in task.input_columns():
+        for value in examples[column]:
+            yield value if isinstance(value, str) else " ".join(value)
+
+
+@contextmanager
+def _named(name: str | None) -> Iterator[None]:
+    """Put the task's name in front of what is wrong with its data."""
+    try:
+        yield
+    except UserError as error:
+        raise (error if name is None else UserError(f"tasks.{name}: {error}")) from error
+
+
+def _read_and_choose(
+    task: PreparableTask, seed: int, labels: list[str] | None, note: Callable[[str], None]
+) -> tuple[SplitReader, dict[str, ReadSplit], list[str] | None, dict[str, _Chosen]]:
+    """Load and check the source's splits, settle the labels, and choose the rows of each split of the result."""
+    raw = task.source.load()
+    if "train" not in raw and labels is None:
+        raise UserError(f"the source has no training split. Splits: {', '.join(raw)}.")
+    reader = SplitReader(task, raw, note)
+    read = {split: reader.read(split) for split in raw}
+    if labels is None:
+        labels = task.label_list(() if task.label_kind == "score" else reader.found_labels(read["train"]))
+    if labels is not None and task.label_kind == "class":
+        for split, part in read.items():
+            reader.check_labels(split, part, labels)
+    return reader, read, labels, _choose(task, read, seed, note)
 
 
 def _choose(

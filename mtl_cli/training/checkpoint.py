@@ -173,8 +173,10 @@ class Checkpoints:
         """Delete the weights of all evaluations but that of `step`.
 
         Called once a resumable checkpoint knows of the new best: a run that dies in between goes on from one that names
-        the old.
+        the old. Where several resumable checkpoints are kept, each may name another, and all stay.
         """
+        if self.keep > 1:
+            return
         for number, folder in self._named("best"):
             if number != step:
                 shutil.rmtree(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
-from mtl_cli.types import Fraction, NonNegativeInt, UserError
+from mtl_cli.types import Fraction, NonNegativeInt
 
 
 class Schedule(ABC):
@@ -13,7 +13,7 @@ class Schedule(ABC):
 
     Args:
         warmup_fraction: share of all steps over which the learning rate rises.
-        warmup_steps: the same as a number of steps; give one of the two.
+        warmup_steps: the same as a number of steps; wins over `warmup_fraction`.
         final_fraction: share of the base learning rate that is left at the last step.
     """
 
@@ -23,11 +23,6 @@ class Schedule(ABC):
         warmup_steps: NonNegativeInt | None = None,
         final_fraction: Fraction = 0.0,
     ) -> None:
-        if warmup_fraction is not None and warmup_steps is not None:
-            raise UserError(
-                f"schedule: found both warmup_fraction={warmup_fraction} and warmup_steps={warmup_steps}; "
-                "set one of them to null"
-            )
         self.warmup_fraction = warmup_fraction or 0.0
         self.warmup_steps = warmup_steps
         self.final_fraction = final_fraction

@@ -15,7 +15,7 @@ import torch
 from mtl_cli.data import TaskData
 from mtl_cli.evaluation import Evaluator, StopEvaluation, metric_records, score
 from mtl_cli.model import MultiTaskModel
-from mtl_cli.precision import Precision, autocast, choose_device, choose_precision
+from mtl_cli.precision import Precision, autocast, check_device, choose_device, choose_precision
 from mtl_cli.sampling import Sampler, StepStream, count_steps_per_epoch, split_step
 from mtl_cli.tasks import Task
 from mtl_cli.tracking import Loggers, MetricsFile, Progress, RunFolder, RunInfo
@@ -110,6 +110,7 @@ class Trainer:
 
     def check_tasks(self, tasks: Mapping[str, Task]) -> None:
         """Refuse settings that name a task or a metric that the run does not have."""
+        check_device(self.device)
         name = self.best_metric.removeprefix("validation/")
         known = ["score", *(f"{task}/{metric}" for task, t in tasks.items() for metric in [*(t.metrics or []), "loss"])]
         if name not in known:

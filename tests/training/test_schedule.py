@@ -5,7 +5,6 @@ import torch
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from mtl_cli.training import Constant, Cosine, Linear
-from mtl_cli.types import UserError
 
 
 @pytest.mark.parametrize(
@@ -38,6 +37,5 @@ def test_the_final_fraction_is_what_is_left():
     assert Cosine(final_fraction=0.2).factor(50, 100) == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi / 2)) / 2)
 
 
-def test_two_lengths_of_warm_up_are_refused():
-    with pytest.raises(UserError, match=r"both warmup_fraction=0.1 and warmup_steps=5"):
-        Linear(warmup_fraction=0.1, warmup_steps=5)
+def test_a_number_of_warm_up_steps_wins_over_a_fraction():
+    assert Linear(warmup_fraction=0.5, warmup_steps=1).factor(1, 10) == 1.0
