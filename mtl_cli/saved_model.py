@@ -6,6 +6,7 @@ and mtl.json (tasks, labels, sharing, pooling), which is written last: a folder 
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import os
@@ -23,6 +24,9 @@ from mtl_cli.data.source import Source
 from mtl_cli.encoders import Encoder, loading
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.types import Pooling, UserError
+
+_BASES = (tasks.Task, tasks.Head, sharing.SharingStrategy)
+"""What a description may name."""
 
 FORMAT_VERSION = 1
 _WEIGHTS, _DESCRIPTION = "model.safetensors", "mtl.json"
@@ -69,7 +73,11 @@ def save_model(model: MultiTaskModel, folder: str | Path) -> None:
 
 
 def load_model(
-    folder: str | Path, device: str | torch.device | None = None, *, classes: Iterable[type] = ()
+    folder: str | Path,
+    device: str | torch.device | None = None,
+    *,
+    classes: Iterable[type] = (),
+    allow_packages: Iterable[str] = (),
 ) -> MultiTaskModel:
     """Load a model that `save_model` wrote, with its tokenizer, tasks and labels, ready for `model.predict`.
 
@@ -77,7 +85,8 @@ def load_model(
         folder: the model's folder, or the run folder that it lies in.
         device: where to put it; None means the CPU.
         classes: task types, heads and sharing strategies of your own that the model was trained with. Classes of this
-            package are known; no other code is ever imported because a file names it.
+            package are known; no other code is imported because a file names it.
+        allow_packages: packages that you trust: what the folder names of them is imported, if it is such a class.
 
     Returns:
         The model in evaluation mode, its weights equal bit for bit to those that were saved.
@@ -87,7 +96,8 @@ def load_model(
     """
     folder = _model_folder(Path(folder))
     description = _read_description(folder)
-    known = {**_own_classes(), **{_class_name(cls): cls for cls in classes}}
+    allowed = _allowed_classes(description, tuple(allow_packages))
+    known = {**_own_classes(), **{_class_name(cls): cls for cls in (*allowed, *classes)}}
     try:
         rebuilt = {
             name: _rebuild(spec, known, folder, source=UnavailableSource())
@@ -163,7 +173,7 @@ def _rebuild(spec: Mapping[str, Any], known: Mapping[str, type], folder: Path, *
     if name not in known:
         raise UserError(
             f"{folder / _DESCRIPTION} names the class '{name}', which is not part of mtl. If it is yours, import it "
-            "and call load_model(folder, classes=[...]) with it."
+            "and call load_model(folder, classes=[...]) with it, or allow its package: allow_targets=[...] on the command line."
         )
     arguments = {
         key: _rebuild(value, known, folder) if isinstance(value, dict) and set(value) == {"class", "args"} else value
@@ -174,9 +184,27 @@ def _rebuild(spec: Mapping[str, Any], known: Mapping[str, type], folder: Path, *
 
 def _own_classes() -> dict[str, type]:
     """Task types, heads and sharing strategies of this package, by the name that a file may give."""
-    bases = (tasks.Task, tasks.Head, sharing.SharingStrategy)
     exported = [getattr(module, name) for module in (tasks, sharing) for name in module.__all__]
-    return {_class_name(cls): cls for cls in exported if isinstance(cls, type) and issubclass(cls, bases)}
+    return {_class_name(cls): cls for cls in exported if isinstance(cls, type) and issubclass(cls, _BASES)}
+
+
+def _allowed_classes(value: Any, packages: tuple[str, ...]) -> list[type]:
+    """Classes of the allowed packages that a description names, at any depth."""
+    if isinstance(value, list):
+        return [cls for item in value for cls in _allowed_classes(item, packages)]
+    if not isinstance(value, dict):
+        return []
+    found = [cls for item in value.values() for cls in _allowed_classes(item, packages)]
+    name = value.get("class")
+    if isinstance(name, str) and any(name.startswith(f"{package}.") for package in packages):
+        module, _, attribute = name.rpartition(".")
+        try:
+            cls = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"The model names the class '{name}', which cannot be imported: {error}") from error
+        if isinstance(cls, type) and issubclass(cls, _BASES):
+            found.append(cls)
+    return found
 
 
 def _class_name(cls: type) -> str:

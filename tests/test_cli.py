@@ -250,6 +250,37 @@ def test_somebody_elses_run_folder_runs_no_code_of_its_choice(finished_run, tmp_
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_task_type_of_the_users_own_trains_evaluates_and_predicts_where_its_package_is_allowed(
+    project, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "own_package.py").write_text(
+        "from mtl_cli.tasks import SingleTextClassification\nclass Own(SingleTextClassification):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run, output = tmp_path / "run", tmp_path / "out.jsonl"
+    arguments = ["task=[reviews]", "tasks.reviews._target_=own_package.Own", *TINY, "trainer.max_steps=1"]
+    train = ["train", "--config-dir", str(project), *arguments, f"hydra.run.dir={run}"]
+    assert _main(train) == 2
+    assert "allow_targets=[own_package]" in capsys.readouterr().err
+    assert _main([*train, "allow_targets=[own_package]"]) == 0
+    source = write_input(tmp_path / "in.csv", ROWS)
+    predict = ["predict", f"run={run}", f"input={source}", f"output={output}"]
+    for command in (["evaluate", f"run={run}"], predict):
+        assert _main(command) == 2
+        assert "allow" in capsys.readouterr().err
+        assert _main([*command, "allow_targets=[own_package]"]) == 0
+    assert output.exists()
+
+
+def test_a_wrong_column_is_said_with_the_task_also_where_the_tokenizer_is_trained(project, tmp_path, capsys):
+    arguments = ["task=[reviews]", *TINY, "tasks.reviews.text=txt", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert _main(["train", "--config-dir", str(project), *arguments]) == 2
+    message = capsys.readouterr().err
+    assert "tasks.reviews" in message
+    assert "'txt'" in message
+    assert "Traceback" not in message
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_task(project, tmp_path, capsys):
     run = tmp_path / "run"
     arguments = [

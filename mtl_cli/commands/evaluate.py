@@ -38,7 +38,7 @@ def evaluate(config: Mapping[str, Any]) -> int:
         evaluator = Evaluator(
             device, choose_precision(precision, device), saved["trainer"].get("evaluation_batch_tokens", 8192)
         )
-        model = load_model(run.model_folder, device)
+        model = load_model(run.model_folder, device, allow_packages=settings.allow_targets)
         output = RunFolder(settings.output) if settings.output else None
         cache_dir = Path(settings.cache_dir) if settings.cache_dir else None
         metrics: dict[str, dict[str, dict[str, float]]] = {}

@@ -40,7 +40,7 @@ def predict(config: Mapping[str, Any]) -> int:
             f"output: found {settings.output!r}, allowed are names that end in {', '.join(_OUTPUT_FORMATS)}"
         )
     with ConsoleLog():
-        model = load_model(settings.run, choose_device(settings.device))
+        model = load_model(settings.run, choose_device(settings.device), allow_packages=settings.allow_targets)
         rows = _read(Path(settings.input), model, settings)
         inputs = _inputs(rows, model, settings)
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -44,6 +44,7 @@ class PredictSettings:
         device: auto, cpu, cuda, ...
         precision: auto, bf16 or fp32.
         batch_tokens: tokens a batch.
+        allow_targets: packages besides ours that the model's task types, heads and strategy may come from.
         debug: show the traceback of an error.
     """
 
@@ -55,4 +56,5 @@ class PredictSettings:
     device: str = "auto"
     precision: Precision = "auto"
     batch_tokens: PositiveInt = 8192
+    allow_targets: list[str] = field(default_factory=list)
     debug: bool = False
