@@ -173,7 +173,8 @@ def _rebuild(spec: Mapping[str, Any], known: Mapping[str, type], folder: Path, *
     if name not in known:
         raise UserError(
             f"{folder / _DESCRIPTION} names the class '{name}', which is not part of mtl. If it is yours, import it "
-            "and call load_model(folder, classes=[...]) with it, or allow its package: allow_targets=[...] on the command line."
+            "and call load_model(folder, classes=[...]) with it, or allow its package: allow_targets=[...] on the "
+            "command line."
         )
     arguments = {
         key: _rebuild(value, known, folder) if isinstance(value, dict) and set(value) == {"class", "args"} else value
