@@ -325,7 +325,9 @@ def _check_together(objects: Mapping[str, Any]) -> list[str]:
             task.labels is not None and tasks[other].labels is not None and task.labels != tasks[other].labels
         ):
             problems.append(f"tasks.{name}.share_head_with: {other!r} has another type or other labels")
+    num_blocks = objects["encoder"].known_num_blocks
     for check in (
+        lambda: num_blocks is None or objects["sharing"].check_num_blocks(num_blocks),
         lambda: objects["weighting"].start(names),
         lambda: objects["sampler"].batch_sizes(names),
         lambda: objects["trainer"].check_tasks(tasks),

@@ -64,6 +64,7 @@ def test_all_errors_are_reported_at_once():
         ("tasks.sentiment.metrics=[acuracy]", "Did you mean 'accuracy'"),
         ("tasks.sentiment.source.relatedness=2", "tasks.sentiment.source.relatedness: found 2"),
         ("tasks.sentiment.source.seed=null", "tasks.sentiment.source.seed: found None"),
+        ("sharing.num_shared_layers=99", "sharing.num_shared_layers: 99, but the encoder has 3 blocks"),
         ("trainer.device=gpu", "trainer.device: found 'gpu', allowed: auto, cpu, cuda"),
         ("encodr=minilm", "encodr: no such key; did you mean encoder"),
     ],
@@ -75,6 +76,13 @@ def test_what_is_wrong_is_said_with_the_key_what_was_found_and_what_is_allowed(o
     found = problems(override)
     assert len(found) == 1
     assert re.search(message, found[0])
+
+
+def test_the_depth_of_the_bundled_encoder_is_known_without_loading_it():
+    from mtl_cli.encoders import BundledMiniLM
+
+    assert len(BundledMiniLM().build().blocks) == BundledMiniLM().known_num_blocks
+    assert len(problems("encoder=minilm", "sharing.num_shared_layers=7")) == 1
 
 
 def test_a_part_that_is_missing_is_asked_for():

@@ -33,6 +33,11 @@ class BundledMiniLM(EncoderSpec):
     num_frozen_blocks: NonNegativeInt = 0
     packing: bool | Literal["auto"] = "auto"
 
+    @property
+    def known_num_blocks(self) -> int:
+        """Blocks of MiniLM."""
+        return 6
+
     def load_tokenizer(self, training_texts: Iterable[str] = ()) -> Any:
         """Load the bundled tokenizer; `training_texts` stays untouched."""
         return self._as_folder().load_tokenizer()

@@ -26,6 +26,11 @@ class EncoderSpec(ABC):
     default_lr: PositiveFloat = 5e-5
     default_epochs: PositiveFloat = 3.0
 
+    @property
+    def known_num_blocks(self) -> int | None:
+        """Blocks of the encoder where the settings alone tell; None where its config must be loaded."""
+        return None
+
     @abstractmethod
     def load_tokenizer(self, training_texts: Iterable[str]) -> Any:
         """Return the tokenizer.

@@ -61,6 +61,11 @@ class TransformerEncoder(EncoderSpec):
                 f"Nearest: {max(1, self.hidden_size // self.num_heads) * self.num_heads}."
             )
 
+    @property
+    def known_num_blocks(self) -> int:
+        """Blocks of the encoder."""
+        return self.num_layers
+
     def load_tokenizer(self, training_texts: Iterable[str]) -> Any:
         """Train the tokenizer."""
         return train_tokenizer(

@@ -26,15 +26,19 @@ class HardSharing(SharingStrategy):
 
     num_shared_layers: NonNegativeInt | None = None
 
+    def check_num_blocks(self, num_blocks: int) -> None:
+        """Refuse more shared blocks than there are."""
+        if self.num_shared_layers is not None and self.num_shared_layers > num_blocks:
+            raise UserError(
+                f"sharing.num_shared_layers: {self.num_shared_layers}, but the encoder has {num_blocks} blocks. "
+                f"Give 0 to {num_blocks}, or null for all."
+            )
+
     def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
         """Replace the blocks above the shared ones by `TaskBlocks`."""
         if self.num_shared_layers is None:
             return
         blocks = encoder.require_blocks("sharing.num_shared_layers")
-        if self.num_shared_layers > len(blocks):
-            raise UserError(
-                f"sharing.num_shared_layers: {self.num_shared_layers}, but the encoder has {len(blocks)} blocks. "
-                f"Give 0 to {len(blocks)}, or null for all."
-            )
+        self.check_num_blocks(len(blocks))
         for index in range(self.num_shared_layers, len(blocks)):
             blocks[index] = TaskBlocks(blocks[index], list(task_names))

@@ -16,6 +16,13 @@ class SharingStrategy(ABC):
     `TaskModules`; all other parameters count as shared.
     """
 
+    def check_num_blocks(self, num_blocks: int) -> None:  # noqa: B027 - most strategies fit any depth
+        """Refuse settings that do not fit an encoder of so many blocks, before it is loaded.
+
+        Raises:
+            UserError: a setting does not fit.
+        """
+
     @abstractmethod
     def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
         """Change `encoder` in place for these tasks.
