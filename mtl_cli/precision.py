@@ -47,6 +47,16 @@ def choose_precision(precision: Precision, device: torch.device) -> Literal["bf1
     return precision
 
 
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type that sums are computed in: float32, or float64 for float64."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def at_least_float32(values: torch.Tensor) -> torch.Tensor:
+    """Return the values in `wide_dtype`."""
+    return values.to(wide_dtype(values.dtype))
+
+
 def autocast(precision: Literal["bf16", "fp32"], device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Context in which forward passes run: float32 weights, matrix products in bfloat16."""
     if precision == "fp32":

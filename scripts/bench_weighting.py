@@ -43,6 +43,7 @@ from mtl_cli.saved_model import UnavailableSource
 from mtl_cli.sharing import HardSharing
 from mtl_cli.tasks import SingleTextClassification
 from mtl_cli.training import AdamW
+from mtl_cli.training.allocator import keep_freed_memory
 from mtl_cli.types import Batch, UserError
 from mtl_cli.weighting import Weighting
 
@@ -273,6 +274,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     device = choose_device(args.device)
+    if device.type == "cpu":
+        keep_freed_memory()  # as training does
     load = refuse_overload(args.force)
     if args.memory_of_one:
         print_peak_memory(args, device)

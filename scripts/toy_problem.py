@@ -43,11 +43,12 @@ from mtl_cli.build import instantiate
 from mtl_cli.cli import conf_dir
 from mtl_cli.types import UserError
 from mtl_cli.weighting import (
+    AverageWeighting,
     CoordinateWeighting,
     GramianWeighting,
     LossWeighting,
+    SquaresWeighting,
     StepInfo,
-    TransformWeighting,
     Weighting,
 )
 
@@ -157,6 +158,7 @@ class Driver:
     def __init__(self, weighting: Weighting, seed: int = 0) -> None:
         self.weighting = weighting
         self._info: StepInfo | None = None
+        self._kept_KP = torch.zeros(2, 2, dtype=torch.float64)  # what a weighting of averages or squares has kept
         # The gradient of the whole problem is known in each step, so that a step is an epoch.
         weighting.start(TASKS, seed=seed, steps_per_epoch=1)
 
@@ -177,10 +179,14 @@ class Driver:
             combined = weighting.combine(torch.tensor(rows, dtype=torch.float64), info).tolist()
             return combined[0], combined[1]
         assert isinstance(weighting, GramianWeighting)
-        if isinstance(weighting, TransformWeighting):
-            own_memory = weighting.memory.setdefault("parameters", {}).setdefault("theta", {})
-            transformed = weighting.transform(torch.tensor(rows, dtype=torch.float64), own_memory, info)
-            (a, b), (c, d) = transformed.tolist()
+        rows_KP = torch.tensor(rows, dtype=torch.float64)
+        if isinstance(weighting, AverageWeighting):
+            keep_K, take_K = weighting.average(info)
+            self._kept_KP = keep_K[:, None] * self._kept_KP + take_K[:, None] * rows_KP
+            (a, b), (c, d) = self._kept_KP.tolist()
+        if isinstance(weighting, SquaresWeighting):
+            self._kept_KP = self._kept_KP + rows_KP.square()
+            weighting.observe(rows_KP, self._kept_KP, info)
         across = a * c + b * d
         gramian = torch.tensor([[a * a + b * b, across], [across, c * c + d * d]], dtype=torch.float64)
         weights = weighting.weights(gramian, info).tolist()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from mtl_cli.encoders.layout import Layout
+from mtl_cli.precision import at_least_float32
 from mtl_cli.types import Pooling
 
 
@@ -28,14 +29,10 @@ def pool(hidden_ND: torch.Tensor, layout: Layout, pooling: Pooling) -> torch.Ten
         case "last":
             return hidden_ND.index_select(0, layout.row_ends(device))
         case "mean":
-            return _mean(_at_least_float32(hidden_ND), layout)
+            return _mean(at_least_float32(hidden_ND), layout)
         case "max":
-            wide_ND = _at_least_float32(hidden_ND)
+            wide_ND = at_least_float32(hidden_ND)
             return torch.segment_reduce(wide_ND, "max", lengths=layout.row_lengths(device), axis=0)
-
-
-def _at_least_float32(hidden_ND: torch.Tensor) -> torch.Tensor:
-    return hidden_ND if hidden_ND.dtype == torch.float64 else hidden_ND.float()
 
 
 def _mean(hidden_ND: torch.Tensor, layout: Layout) -> torch.Tensor:

@@ -10,8 +10,18 @@ from abc import ABC, abstractmethod
 
 import torch
 
-# Numbers of a parameter that are multiplied at once: a piece of all tasks' gradients stays in a processor's cache.
+from mtl_cli.precision import at_least_float32, wide_dtype
+
+# Numbers of a parameter that are worked on at once: a piece of all tasks' gradients stays in a processor's cache.
 _PIECE = 65_536
+
+
+def pieces(values_KP: torch.Tensor, size: int = _PIECE) -> list[slice]:
+    """Cut the numbers of a parameter into pieces that are worked on one after the other; not on a GPU."""
+    length = values_KP.shape[1]
+    if values_KP.is_cuda:
+        size = length
+    return [slice(start, min(start + size, length)) for start in range(0, length, max(size, 1))]
 
 
 class Block(ABC):
@@ -65,30 +75,29 @@ class DenseBlock(Block):
         """Multiply in float32 at least, and add up in float64."""
         other_dense = self if other is None else other.to_dense()
         left_KP, right_KP = self.values.flatten(1), other_dense.values.flatten(1)
-        wide = torch.float64 if left_KP.dtype == torch.float64 else torch.float32
+        wide = wide_dtype(left_KP.dtype)
         total_KK = torch.zeros(len(left_KP), len(right_KP), dtype=torch.float64, device=left_KP.device)
-        size = left_KP.shape[1] if left_KP.is_cuda else _PIECE
-        for start in range(0, left_KP.shape[1], size):
-            left = left_KP[:, start : start + size].to(wide)
-            right = left if other is None else right_KP[:, start : start + size].to(wide)
+        for part in pieces(left_KP):
+            left = left_KP[:, part].to(wide)
+            right = left if other is None else right_KP[:, part].to(wide)
             total_KK += left @ right.T
         return total_KK
 
     def combine(self, weights_K: torch.Tensor) -> torch.Tensor:
-        """Add up one task after the other, in float32 at least."""
-        wide = torch.float64 if self.values.dtype == torch.float64 else torch.float32
-        if self.values.is_cuda:
-            combined_P = weights_K.to(self.values.device, wide) @ self.values.flatten(1).to(wide)
-            return combined_P.view(self.values.shape[1:])
-        combined = torch.zeros(self.values.shape[1:], dtype=wide)
-        for gradient, weight in zip(self.values, weights_K.tolist(), strict=True):
-            combined.add_(gradient, alpha=weight)
-        return combined
+        """Add up one task after the other (on a GPU all at once), in float32 at least."""
+        values_KP = self.values.flatten(1)
+        wide = wide_dtype(values_KP.dtype)
+        if values_KP.is_cuda:
+            return (weights_K.to(values_KP.device, wide) @ values_KP.to(wide)).view(self.values.shape[1:])
+        combined_P = torch.zeros(values_KP.shape[1], dtype=wide)
+        for part in pieces(values_KP, 4 * _PIECE):
+            for gradient_P, weight in zip(values_KP[:, part], weights_K.tolist(), strict=True):
+                combined_P[part].add_(gradient_P, alpha=weight)
+        return combined_P.view(self.values.shape[1:])
 
     def add(self, other: Block) -> Block:
         """Add in float32 at least."""
-        if self.values.dtype == torch.bfloat16:
-            self.values = self.values.float()
+        self.values = at_least_float32(self.values)
         self.values += other.to_dense().values
         self._gramian_KK = None
         return self
@@ -124,7 +133,7 @@ class RowBlock(Block):
     ) -> RowBlock:
         """Add up the gradients of tokens with the same task and id."""
         keys_R, row_of_token_N = torch.unique(task_N * shape[0] + ids_N, return_inverse=True)
-        wide = torch.float64 if gradients_ND.dtype == torch.float64 else torch.float32
+        wide = wide_dtype(gradients_ND.dtype)
         rows_RD = torch.zeros(len(keys_R), gradients_ND.shape[-1], dtype=wide, device=gradients_ND.device)
         rows_RD.index_add_(0, row_of_token_N, gradients_ND.to(wide))
         return cls(keys_R // shape[0], keys_R % shape[0], rows_RD, num_tasks, shape)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from mtl_cli.gradients.averages import averaged, observe_squares
 from mtl_cli.gradients.blocks import Block, DenseBlock, RowBlock
 from mtl_cli.gradients.conflict import Conflict
 from mtl_cli.gradients.losses import Losses, Normalizers, add_losses, random_draws_of, random_state, summed
@@ -22,16 +23,17 @@ from mtl_cli.gradients.representation import RepresentationTap, Weigh, gramian_o
 from mtl_cli.gradients.segmented import SegmentedPass, is_compiled, why_not_segmented
 from mtl_cli.gradients.shared import shared_parameters
 from mtl_cli.gradients.task_gradients import TaskGradients
-from mtl_cli.gradients.whole_gradients import combine_coordinates, transformed
+from mtl_cli.gradients.whole_gradients import combine_coordinates
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.types import Step, UserError
 from mtl_cli.weighting import (
+    AverageWeighting,
     CoordinateWeighting,
     GradientWeighting,
     GramianWeighting,
     LossWeighting,
+    SquaresWeighting,
     StepInfo,
-    TransformWeighting,
     Weighting,
 )
 
@@ -89,8 +91,8 @@ class GradientEngine:
         self.segmented, self.how = self._choose_engine()
         self.compiled = is_compiled(model)
         self._keep_bytes = 16 * _KEEP_SHARE * sum(p.numel() for p in self.trained)
-        if isinstance(weighting, TransformWeighting | CoordinateWeighting):
-            self._keep_bytes = math.inf  # these need the gradients themselves
+        if isinstance(weighting, GradientWeighting) and weighting.needs_gradients:
+            self._keep_bytes = math.inf
         self._warned = False
 
     def _choose_engine(self) -> tuple[bool, str]:
@@ -254,15 +256,24 @@ class GradientEngine:
 
     # Weightings of gradients.
 
-    def _collect(self, micro_batches: Sequence[Step]) -> tuple[TaskGradients, dict[str, torch.Tensor]]:
-        """Each task's gradients over all micro-batches and processes; others get theirs in `.grad`."""
+    def _collect(
+        self, micro_batches: Sequence[Step], measure: bool = True
+    ) -> tuple[TaskGradients, dict[str, torch.Tensor]]:
+        """Each task's gradients over all micro-batches and processes; others get theirs in `.grad`.
+
+        `measure` False: their inner products with one another will not be asked for.
+        """
+        for parameter in self.trained:  # of several batches, the last one's gradients count
+            parameter.grad = None
         normalizers = self.losses.normalizers(micro_batches, self._tasks)
         alone = len(micro_batches) == 1 and not is_distributed()
         gradients = TaskGradients(self._tasks, self.shared)
         losses: dict[str, torch.Tensor] = {}
         for micro_batch in micro_batches:
             if self.segmented:
-                running = SegmentedPass(self.model, self.shared, self._tasks, self._keep_bytes, measure=alone)
+                running = SegmentedPass(
+                    self.model, self.shared, self._tasks, self._keep_bytes if measure else 0, measure=alone and measure
+                )
                 with running.running():
                     part = self.losses(micro_batch, normalizers)
                     running.backward(torch.stack(list(part.values())).sum())
@@ -303,19 +314,19 @@ class GradientEngine:
         sum_gradients_over_ranks([parameter for task in self._tasks for parameter in self.own[task]])
 
     def _gradient_step(self, weighting: GradientWeighting, parts: Sequence[Sequence[Step]]) -> StepResult:
-        collected = []
-        for part in parts:
-            for parameter in self.trained:  # what is updated is the last batch's
-                parameter.grad = None
-            collected.append(self._collect(part))
-        gradients, last_losses = collected[-1]
-        losses = {
-            task: torch.stack([found[task] for _, found in collected]).mean() if len(parts) > 1 else loss
-            for task, loss in last_losses.items()
-        }
-        gramians_KK = [found.gramians()["whole"] for found, _ in collected]
-        conflict = Conflict.from_gramian(self._tasks, gramians_KK[-1])
-        finite = all(bool(gramian_KK.isfinite().all()) for gramian_KK in gramians_KK)
+        gradients, losses = self._collect(parts[0])
+        gramian_KK = gradients.gramians()["whole"]
+        conflict = Conflict.from_gramian(self._tasks, gramian_KK)
+        finite = bool(gramian_KK.isfinite().all())
+        gramians: dict[str, torch.Tensor] = {}
+        if len(parts) > 1:
+            # Inner products of the first two batches; the weights that follow apply to the last one.
+            others, losses_2 = self._collect(parts[1], measure=False)
+            gramians = gradients.gramians(weighting.grouping, others)
+            finite = finite and all(bool(found.isfinite().all()) for found in gramians.values())
+            del others
+            gradients, losses_3 = self._collect(parts[2], measure=False)
+            losses = {task: torch.stack([losses[task], losses_2[task], losses_3[task]]).mean() for task in losses}
         losses_K = torch.stack(list(losses.values())).detach().double().cpu()
         infos: dict[str, StepInfo] = {}
 
@@ -339,11 +350,11 @@ class GradientEngine:
             shown_K, heads_K = plain_K * float("nan"), plain_K
         else:
             assert isinstance(weighting, GramianWeighting)
-            if isinstance(weighting, TransformWeighting):
-                gradients = transformed(weighting, gradients, info_of)
-            if len(parts) > 1:
-                gramians = collected[0][0].gramians(weighting.grouping, collected[1][0])
-            else:
+            if isinstance(weighting, AverageWeighting):
+                gradients = averaged(weighting, gradients, info_of)
+            if isinstance(weighting, SquaresWeighting):
+                observe_squares(weighting, gradients, info_of)
+            if len(parts) == 1:
                 gramians = gradients.gramians(weighting.grouping)
             weights = {
                 group: weighting.weights(gramian, info_of(group)).double().cpu() for group, gramian in gramians.items()

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from mtl_cli.gradients.blocks import Block, DenseBlock, RowBlock
+from mtl_cli.precision import at_least_float32
 
 
 def is_distributed() -> bool:
@@ -35,9 +36,7 @@ def sum_block_over_ranks(block: Block) -> Block:
         return block
     if isinstance(block, RowBlock):
         return _sum_rows(block)
-    values = block.to_dense().values
-    wide = values.float() if values.dtype == torch.bfloat16 else values
-    return DenseBlock(sum_over_ranks(wide))
+    return DenseBlock(sum_over_ranks(at_least_float32(block.to_dense().values)))
 
 
 def sum_gradients_over_ranks(parameters: Sequence[nn.Parameter]) -> None:

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from mtl_cli.encoders import Layout
 from mtl_cli.encoders.current_layout import current_layout_or_none
 from mtl_cli.model import MultiTaskModel
+from mtl_cli.precision import wide_dtype
 from mtl_cli.sharing import TaskModules
 from mtl_cli.types import UserError
 
@@ -92,7 +93,7 @@ class RepresentationTap:
 
     def sums(self, gradient: torch.Tensor) -> torch.Tensor:
         """Return each task's gradient summed over its tokens, (K, D); zeros for tasks that are not in these rows."""
-        wide = torch.float64 if gradient.dtype == torch.float64 else torch.float32
+        wide = wide_dtype(gradient.dtype)
         sums_KD = torch.zeros(len(self._tasks), gradient.shape[-1], dtype=wide, device=gradient.device)
         dim, slices = self._slices(gradient)
         for task, part in slices.items():

@@ -65,7 +65,7 @@ class SegmentedPass:
         shared: its shared parameters by name.
         tasks: the tasks of the step.
         keep_bytes: each task's weight gradients are kept as far as they fit into this; of further layers only what they
-            are formed of, which costs a product more when they are combined.
+            are formed of, which costs a product more when they are asked for.
         measure: compute inner products at once, while the numbers are in the cache (not with several micro-batches,
             whose gradients are added up first).
     """
@@ -171,7 +171,7 @@ class SegmentedPass:
         """Form or keep what makes up a linear layer's weight gradients."""
         left, right = (inputs_ND, gradients_NO) if transposed else (gradients_NO, inputs_ND)
         slices = call.slices(len(self._place))
-        once = self._uses[name] == 1 and self._measure
+        once = self._uses[name] == 1
         size = len(slices) * left.shape[1] * right.shape[1] * left.element_size()
         if once and size > self._keep_bytes:
             self._put(name, ProductBlock(inputs_ND, gradients_NO, slices, transposed))

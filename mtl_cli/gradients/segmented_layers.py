@@ -13,6 +13,8 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding, linear
 
+from mtl_cli.precision import wide_dtype
+
 
 class GradientCollector(Protocol):
     """Takes what a layer's backward pass hands over; `call` says which tokens are whose."""
@@ -190,17 +192,14 @@ def sums(gradients_NO: torch.Tensor, call: LayerCall) -> list[torch.Tensor]:
     """Sum over the tokens of each task in the call, in float32 at least: in a bias, rounding would be seen."""
     if gradients_NO.is_cuda:
         return sums_by_product(gradients_NO, call)
-    wide = _wide(gradients_NO)
+    wide = wide_dtype(gradients_NO.dtype)
     return [gradients_NO[part].sum(0, dtype=wide) for _, part in call.segments]
 
 
 def sums_by_product(gradients_NO: torch.Tensor, call: LayerCall) -> list[torch.Tensor]:
     """Do as `sums` by one product with a matrix of zeros and ones, (tasks, N)."""
-    member_KN = gradients_NO.new_zeros(len(call.segments), len(gradients_NO), dtype=_wide(gradients_NO))
+    wide = wide_dtype(gradients_NO.dtype)
+    member_KN = gradients_NO.new_zeros(len(call.segments), len(gradients_NO), dtype=wide)
     for place, (_, part) in enumerate(call.segments):
         member_KN[place, part] = 1.0
-    return list((member_KN @ gradients_NO.to(member_KN.dtype)).unbind())
-
-
-def _wide(values: torch.Tensor) -> torch.dtype:
-    return torch.float64 if values.dtype == torch.float64 else torch.float32
+    return list((member_KN @ gradients_NO.to(wide)).unbind())

@@ -160,7 +160,8 @@ class Checkpoints:
     def load(self, folder: Path, model: torch.nn.Module) -> dict[str, Any]:
         """Put the weights into `model` and return the nested state (tensors on the CPU)."""
         load_model(model, str(folder / _MODEL))
-        tensors = load_file(folder / _TENSORS)
+        # Copies lie in memory as fresh tensors do; products of tensors that begin elsewhere are rounded otherwise.
+        tensors = {name: tensor.clone() for name, tensor in load_file(folder / _TENSORS).items()}
         joined = _join_state(json.loads((folder / _STATE).read_text(encoding="utf-8")), tensors)
         assert isinstance(joined, dict)
         return joined

@@ -15,6 +15,7 @@ from mtl_cli.evaluation import Evaluator, StopEvaluation, metric_records, score
 from mtl_cli.gradients import GradientEngine, Losses, StepResult, without_unlabelled
 from mtl_cli.precision import choose_device, choose_precision
 from mtl_cli.sampling import StepStream, count_steps_per_epoch, split_step
+from mtl_cli.training.allocator import keep_freed_memory
 from mtl_cli.training.checkpoint import Checkpoints
 from mtl_cli.training.run import Progression, TrainingRun
 from mtl_cli.training.seeding import generator_state, restore_generators
@@ -37,6 +38,8 @@ class Loop:
         self.model = run.model
         self.tasks = run.model.tasks
         self.device = choose_device(settings.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.precision = choose_precision(settings.precision, self.device)
         self.splits = {name: run.data[name].splits["train"] for name in self.tasks}
         self.steps_per_epoch = settings.steps_per_epoch or count_steps_per_epoch(

@@ -15,10 +15,11 @@ from mtl_cli.weighting.famo import FAMO
 from mtl_cli.weighting.geometric import GeometricMean
 from mtl_cli.weighting.graddrop import GradDrop
 from mtl_cli.weighting.gradient_weighting import (
+    AverageWeighting,
     CoordinateWeighting,
     GradientWeighting,
     GramianWeighting,
-    TransformWeighting,
+    SquaresWeighting,
 )
 from mtl_cli.weighting.gradnorm import GradNorm
 from mtl_cli.weighting.gradvac import GradVac
@@ -56,6 +57,7 @@ __all__ = [
     "RLW",
     "STCH",
     "AlignedMTL",
+    "AverageWeighting",
     "CAGrad",
     "ConFIG",
     "CoordinateWeighting",
@@ -77,9 +79,9 @@ __all__ = [
     "PCGrad",
     "SDMGrad",
     "ScaleInvariant",
+    "SquaresWeighting",
     "Static",
     "StepInfo",
-    "TransformWeighting",
     "TrimmedMean",
     "UPGrad",
     "UncertaintyWeighting",

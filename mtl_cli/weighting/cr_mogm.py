@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from mtl_cli.types import Fraction, NonNegativeFloat, UserError
-from mtl_cli.weighting.gradient_weighting import GradientWeighting, GramianWeighting, TransformWeighting
+from mtl_cli.weighting.gradient_weighting import GradientWeighting, GramianWeighting
 from mtl_cli.weighting.weighting import StepInfo
 
 
@@ -43,7 +43,7 @@ class CRMOGM(GramianWeighting):
     def __post_init__(self) -> None:
         inner = self.weighting
         name = type(inner).__name__
-        if not isinstance(inner, GramianWeighting) or isinstance(inner, TransformWeighting) or inner.num_batches > 1:
+        if not isinstance(inner, GramianWeighting) or inner.needs_gradients or inner.num_batches > 1:
             raise UserError(
                 f"weighting.weighting: found {name}, allowed: a method whose weights follow from the inner products of "
                 "one batch of each task, such as MGDA, PCGrad or CAGrad"

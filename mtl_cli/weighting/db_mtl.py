@@ -1,6 +1,6 @@
 """DB-MTL: logarithms of the losses, and moving averages of their gradients brought to one length.
 
-Shapes: K tasks of a step, P numbers of one parameter.
+Shapes: K tasks of a step.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import torch
 
 from mtl_cli.types import NonNegativeFloat, Probability
-from mtl_cli.weighting.gradient_weighting import TransformWeighting
-from mtl_cli.weighting.weighting import Memory, StepInfo
+from mtl_cli.weighting.gradient_weighting import AverageWeighting
+from mtl_cli.weighting.weighting import StepInfo
 
 _LOSS_FLOOR = 1e-8
 """Added to a loss before the logarithm, as in the authors' code."""
 
 
 @dataclass(kw_only=True)
-class DBMTL(TransformWeighting):
+class DBMTL(AverageWeighting):
     """Dual-balancing multi-task learning: losses of one scale, and gradients of one length.
 
     The objective of task k is log(L_k + 1e-8), so that a task's gradient is free of the scale of its loss L_k: it is
@@ -44,22 +44,15 @@ class DBMTL(TransformWeighting):
     beta: Probability = 0.9
     beta_sigma: NonNegativeFloat = 0.0
 
-    def transform(self, block_KP: torch.Tensor, memory: Memory, step: StepInfo) -> torch.Tensor:
-        """Return the moving average of the gradients of the logarithms."""
-        if "average" not in memory:
-            memory["average"] = block_KP.new_zeros(step.num_tasks, block_KP.shape[1])
-        average = memory["average"] = memory["average"].to(block_KP)  # restored from a checkpoint: on the CPU
-        count_K = step.recall("num_steps", 0.0)[step.index_K] + 1.0
-        beta_K = (self.beta / count_K**self.beta_sigma).to(block_KP)
-        index_K = step.index_K.to(block_KP.device)
-        scaled_KP = block_KP * _slopes_of_logarithm(step).to(block_KP)[:, None]
-        average_KP = torch.lerp(scaled_KP, average[index_K], beta_K[:, None])
-        average[index_K] = average_KP
-        return average_KP
+    def average(self, step: StepInfo) -> tuple[torch.Tensor, torch.Tensor]:
+        """Follow the gradients of the logarithms."""
+        count = step.recall("num_steps", 0.0)
+        count[step.index_K] += 1.0
+        beta_K = self.beta / count[step.index_K] ** self.beta_sigma
+        return beta_K, (1.0 - beta_K) * _slopes_of_logarithm(step)
 
     def weights(self, gramian_KK: torch.Tensor, step: StepInfo) -> torch.Tensor:
         """Return what brings each average to the length of the longest."""
-        step.recall("num_steps", 0.0)[step.index_K] += 1.0
         lengths_K = gramian_KK.diagonal().clamp(min=0.0).sqrt()
         longest = lengths_K.max()
         return longest / lengths_K.clamp(min=1e-12 * longest) if longest > 0 else torch.ones_like(lengths_K)

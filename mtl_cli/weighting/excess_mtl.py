@@ -1,6 +1,6 @@
 """ExcessMTL: more weight for the tasks that are further from their optimum.
 
-Shapes: K tasks of a step, P numbers of one parameter.
+Shapes: K tasks of a step, P numbers of the parameters.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import ClassVar, Literal
 import torch
 
 from mtl_cli.types import NonNegativeInt, PositiveFloat
-from mtl_cli.weighting.gradient_weighting import TransformWeighting
-from mtl_cli.weighting.weighting import Memory, StepInfo
+from mtl_cli.weighting.gradient_weighting import SquaresWeighting
+from mtl_cli.weighting.weighting import StepInfo
 
 _EPSILON = 1e-7
 """Added to accumulated squares (as in the authors' code) and to baselines (as in torchjd: theirs divides by 0)."""
 
 
 @dataclass(kw_only=True)
-class ExcessMTL(TransformWeighting):
+class ExcessMTL(SquaresWeighting):
     """Weights that grow with the estimated excess risk of a task, which label noise does not inflate as it does losses.
 
     How far task k is above the least loss that it could have is estimated by a second-order expansion, with the
@@ -57,18 +57,10 @@ class ExcessMTL(TransformWeighting):
     num_baseline_steps: NonNegativeInt = 1
     weights_sum_to: Literal["one", "num_tasks"] = "one"
 
-    def transform(self, block_KP: torch.Tensor, memory: Memory, step: StepInfo) -> torch.Tensor:
-        """Add up e_k over the parameters; the gradients themselves stay as they are."""
-        if "squares" not in memory:
-            memory["squares"] = block_KP.new_zeros(step.num_tasks, block_KP.shape[1])
-        squares = memory["squares"] = memory["squares"].to(block_KP)  # restored from a checkpoint: on the CPU
-        index_K = step.index_K.to(block_KP.device)
-        squares_KP = block_KP.square()
-        summed_KP = squares[index_K].add_(squares_KP)
-        squares[index_K] = summed_KP
-        risk_K = squares_KP.div_(summed_KP.add_(_EPSILON).sqrt_()).sum(dim=1, dtype=torch.float64)
-        step.scratch["risk_K"] = step.scratch.get("risk_K", 0.0) + risk_K
-        return block_KP
+    def observe(self, gradients_KP: torch.Tensor, squares_KP: torch.Tensor, step: StepInfo) -> None:
+        """Add up e_k over the parameters."""
+        risk_KP = gradients_KP.square().mul_((squares_KP + _EPSILON).rsqrt_())
+        step.scratch["risk_K"] = step.scratch.get("risk_K", 0.0) + risk_KP.sum(dim=1).double()
 
     def weights(self, gramian_KK: torch.Tensor, step: StepInfo) -> torch.Tensor:
         """Move the weights by one step and return them."""

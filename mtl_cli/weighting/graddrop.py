@@ -51,11 +51,10 @@ class GradDrop(CoordinateWeighting):
     def combine(self, block_KP: torch.Tensor, step: StepInfo) -> torch.Tensor:
         """Return the sum of the gradients that have the drawn sign, and of what leaks, (P,)."""
         drawn_P = torch.rand(block_KP.shape[1], generator=step.generator).to(block_KP)
-        purity_P = 0.5 * (1.0 + block_KP.sum(0) / block_KP.abs().sum(0))  # nan where all are 0; then so is the sum
-        positive_P = purity_P > drawn_P
-        update_P = torch.zeros_like(block_KP[0])
-        for task, gradient_P in zip(step.tasks, block_KP, strict=True):
-            passing_P = torch.where(positive_P, gradient_P.clamp(min=0.0), gradient_P.clamp(max=0.0))
-            leak = self.leak.get(task, 0.0)
-            update_P += leak * gradient_P + (1.0 - leak) * passing_P if leak else passing_P
-        return update_P
+        above_P, below_P = block_KP.clamp(min=0.0).sum(0), block_KP.clamp(max=0.0).sum(0)
+        positive_P = above_P > drawn_P * (above_P - below_P)
+        if not any(self.leak.values()):
+            return torch.where(positive_P, above_P, below_P)
+        leak_K = block_KP.new_tensor([self.leak.get(task, 0.0) for task in step.tasks])
+        passing_KP = torch.where(positive_P, block_KP.clamp(min=0.0), block_KP.clamp(max=0.0))
+        return leak_K @ block_KP + (1.0 - leak_K) @ passing_KP

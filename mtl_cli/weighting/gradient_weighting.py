@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 
 from mtl_cli.types import PositiveInt, UserError
-from mtl_cli.weighting.weighting import Memory, StepInfo, TasksNeeded, Weighting
+from mtl_cli.weighting.weighting import StepInfo, TasksNeeded, Weighting
 
 
 @dataclass(kw_only=True)
@@ -29,10 +29,14 @@ class GradientWeighting(Weighting):
             lies outside of blocks) is balanced for itself.
         engine: how each task's gradient is formed. "segmented": in one backward pass, over that task's rows alone;
             "per_task": a pass a task; "auto": segmented where the encoder's layers allow it.
+
+    Class attributes:
+        needs_gradients: whether the method looks at the gradients themselves, not at their inner products alone.
     """
 
     needs_tasks: ClassVar[TasksNeeded] = "several"
     weighs_heads: ClassVar[bool] = False
+    needs_gradients: ClassVar[bool] = False
 
     scope: Literal["all", "representation"] | PositiveInt = "all"
     grouping: Literal["whole", "block"] = "whole"
@@ -49,7 +53,7 @@ class GradientWeighting(Weighting):
             )
         if self.scope != "all" and isinstance(self, CoordinateWeighting):
             raise UserError(f"weighting.scope: found {self.scope!r}, but {method} combines all gradients; allowed: all")
-        if self.scope == "representation" and (isinstance(self, TransformWeighting) or self.num_batches > 1):
+        if self.scope == "representation" and (self.needs_gradients or self.num_batches > 1):
             raise UserError(
                 f"weighting.scope: found 'representation', but {method} looks at more than inner products of one "
                 "batch; allowed: all, or a number of blocks"
@@ -90,17 +94,39 @@ class GramianWeighting(GradientWeighting):
 
 
 @dataclass(kw_only=True)
-class TransformWeighting(GramianWeighting):
-    """A method that puts something else in the place of the tasks' gradients, a moving average, say, and weights it."""
+class AverageWeighting(GramianWeighting):
+    """A method that weights moving averages of the tasks' gradients in their place; `weights` sees their Gramian.
+
+    The averages, a <- keep a + take g from 0 on, are kept, saved and restored for it: K times the shared parameters.
+    """
+
+    needs_gradients: ClassVar[bool] = True
 
     @abstractmethod
-    def transform(self, block_KP: torch.Tensor, memory: Memory, step: StepInfo) -> torch.Tensor:
-        """Return what stands for the tasks' gradients of one parameter, (K, P), in the same type.
+    def average(self, step: StepInfo) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return how much of each task's average is kept, and how much of its gradient is taken, (K,) each.
+
+        Called before `weights`, once a step (with `grouping: block` once a group of parameters).
+        """
+
+
+@dataclass(kw_only=True)
+class SquaresWeighting(GramianWeighting):
+    """A method that looks at the sum over all steps of each number of the tasks' gradients squared.
+
+    The sums are kept, saved and restored for it: K times the shared parameters.
+    """
+
+    needs_gradients: ClassVar[bool] = True
+
+    @abstractmethod
+    def observe(self, gradients_KP: torch.Tensor, squares_KP: torch.Tensor, step: StepInfo) -> None:
+        """Look at some numbers; called for all numbers in turn, before `weights`. What it finds goes to `step.scratch`.
 
         Args:
-            block_KP: each task's gradient of one parameter, dense, (K, P), float32 (or float64).
-            memory: what the method keeps of this parameter between steps; starts empty, saved and restored. Tensors
-                over tasks have `step.num_tasks` rows.
+            gradients_KP: each task's gradient of some numbers, (K, P), float32 (or float64). Left out are the rows of
+                an embedding that the step does not touch: their gradients are 0.
+            squares_KP: the sums of their squares over all steps up to this one, (K, P).
             step: the step, with the memory and the scratch of the parameter's group.
         """
 
@@ -109,10 +135,12 @@ class TransformWeighting(GramianWeighting):
 class CoordinateWeighting(GradientWeighting):
     """A method that combines the tasks' gradients number by number, not by one weight a task."""
 
+    needs_gradients: ClassVar[bool] = True
+
     @abstractmethod
     def combine(self, block_KP: torch.Tensor, step: StepInfo) -> torch.Tensor:
-        """Return the update of one parameter, (P,), from each task's gradient of it, (K, P).
+        """Return the update of some numbers, (P,), from each task's gradient of them, (K, P).
 
-        Of an embedding only the rows that the step touches are given: where all tasks' gradients are 0 the result must
-        be 0.
+        Called for all numbers in turn. Of an embedding only the rows that the step touches are given: where all tasks'
+        gradients are 0 the result must be 0.
         """

@@ -1,6 +1,6 @@
 """MoCo: min-norm weights on running estimates of the tasks' gradients.
 
-Shapes: K tasks of a step, P numbers of one parameter.
+Shapes: K tasks of a step.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from mtl_cli.types import Fraction, NonNegativeFloat, PositiveFloat, UserError
-from mtl_cli.weighting.gradient_weighting import TransformWeighting
+from mtl_cli.weighting.gradient_weighting import AverageWeighting
 from mtl_cli.weighting.solvers.simplex import move_on_simplex, project_onto_simplex
-from mtl_cli.weighting.weighting import Memory, StepInfo
+from mtl_cli.weighting.weighting import StepInfo
 
 
 @dataclass(kw_only=True)
-class MoCo(TransformWeighting):
+class MoCo(AverageWeighting):
     """Stochastic multi-objective gradient with correction.
 
     Each task k has a tracking variable y_k that follows its gradient g_k, and the weights l go one projected step a
@@ -61,21 +61,15 @@ class MoCo(TransformWeighting):
         if self.beta == 0:
             raise UserError("weighting.beta: found 0, with which y stays 0; above 0 and at most 1 is allowed")
 
-    def transform(self, block_KP: torch.Tensor, memory: Memory, step: StepInfo) -> torch.Tensor:
-        """Let y follow the gradients and return it."""
-        if "tracked" not in memory:
-            memory["tracked"] = block_KP.new_zeros(step.num_tasks, block_KP.shape[1])
-        tracked = memory["tracked"] = memory["tracked"].to(block_KP)  # restored from a checkpoint: on the CPU
-        count_K = step.recall("num_steps", 0.0)[step.index_K] + 1.0
-        beta_K = (self.beta / count_K**self.beta_sigma).to(block_KP)
-        index_K = step.index_K.to(block_KP.device)
-        tracked_KP = torch.lerp(tracked[index_K], block_KP, beta_K[:, None])
-        tracked[index_K] = tracked_KP
-        return tracked_KP
+    def average(self, step: StepInfo) -> tuple[torch.Tensor, torch.Tensor]:
+        """Let y follow the gradients."""
+        count = step.recall("num_steps", 0.0)
+        count[step.index_K] += 1.0
+        beta_K = self.beta / count[step.index_K] ** self.beta_sigma
+        return 1.0 - beta_K, beta_K
 
     def weights(self, gramian_KK: torch.Tensor, step: StepInfo) -> torch.Tensor:
         """Move the weights by one step along the Gramian of y and return them."""
-        step.recall("num_steps", 0.0)[step.index_K] += 1.0
         divisor_K = self._divisor(gramian_KK, step)
         products_KK = gramian_KK.numpy() / np.outer(divisor_K, divisor_K)
         gamma = self.gamma / (step.step + 1) ** self.gamma_sigma

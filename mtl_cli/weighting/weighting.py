@@ -71,8 +71,8 @@ class StepInfo:
 class Weighting(ABC):  # noqa: B024 - what is abstract differs by kind
     """From the losses of a step to the gradients of all parameters. The training loop names no method.
 
-    A subclass is one of the kinds of this package: `LossWeighting`, `GramianWeighting`, `TransformWeighting`,
-    `CoordinateWeighting`. It is asked once a step, however many micro-batches the step has.
+    A subclass is one of the kinds of this package: `LossWeighting`, `GramianWeighting`, `AverageWeighting`,
+    `SquaresWeighting`, `CoordinateWeighting`. It is asked once a step, however many micro-batches the step has.
 
     Args:
         warmup_steps: so many steps at the start of a run have weight 1 for each task; the method begins after them.

@@ -16,7 +16,7 @@ from mtl_cli.saved_model import UnavailableSource
 from mtl_cli.sharing import HardSharing
 from mtl_cli.tasks import LinearHead, Regression, SingleTextClassification, TextPairClassification, TokenTagging
 from mtl_cli.types import Batch
-from mtl_cli.weighting import CoordinateWeighting, GramianWeighting, LossWeighting, TransformWeighting
+from mtl_cli.weighting import AverageWeighting, CoordinateWeighting, GramianWeighting, LossWeighting
 
 CPU = torch.device("cpu")
 LABELS = {"mood": ["bad", "good"], "nli": ["yes", "maybe", "no"], "tags": ["O", "B-P", "I-P"], "score": None}
@@ -175,13 +175,11 @@ class LossProbe(LossWeighting):
 
 
 @dataclass(kw_only=True)
-class AverageProbe(TransformWeighting):
+class AverageProbe(AverageWeighting):
     """A moving average of gradients."""
 
-    def transform(self, block_KP, memory, step):
-        kept = memory.setdefault("average", block_KP.new_zeros(step.num_tasks, block_KP.shape[1]))
-        kept[step.index_K] = 0.5 * kept[step.index_K] + block_KP
-        return kept[step.index_K]
+    def average(self, step):
+        return torch.full((len(step.tasks),), 0.5), torch.ones(len(step.tasks))
 
     def weights(self, gramian_KK, step):
         return gramian_weights(gramian_KK)

@@ -20,7 +20,7 @@ from mtl_cli.weighting.aligned_mtl import AlignedMTL
 from mtl_cli.weighting.conflict_free import ConFIG
 from mtl_cli.weighting.cr_mogm import CRMOGM
 from mtl_cli.weighting.fairgrad import FairGrad
-from mtl_cli.weighting.gradient_weighting import GramianWeighting, TransformWeighting
+from mtl_cli.weighting.gradient_weighting import AverageWeighting, GramianWeighting
 from mtl_cli.weighting.krum import Krum
 from mtl_cli.weighting.nash_mtl import NashMTL
 
@@ -39,9 +39,9 @@ class Scripted(GramianWeighting):
 
 
 @dataclass(kw_only=True)
-class Transforming(TransformWeighting):
-    def transform(self, block_KP, memory, step):
-        return block_KP
+class Averaging(AverageWeighting):
+    def average(self, step):
+        return torch.zeros(len(step.tasks)), torch.ones(len(step.tasks))
 
     def weights(self, gramian_KK, step):
         return gramian_KK.diagonal()
@@ -157,7 +157,7 @@ def test_what_the_inner_method_asks_of_the_run_is_checked():
         started(CRMOGM(weighting=Krum(num_byzantine=1)), 3)
 
 
-@pytest.mark.parametrize("inner", [Transforming(), SeveralBatches()])
+@pytest.mark.parametrize("inner", [Averaging(), SeveralBatches()])
 def test_a_method_whose_weights_do_not_follow_from_one_gramian_is_refused(inner):
     with pytest.raises(UserError, match=rf"weighting\.weighting: found {type(inner).__name__}, allowed: a method"):
         CRMOGM(weighting=inner)

@@ -60,7 +60,7 @@ def test_all_tasks_pull_with_the_length_of_the_longest():
     driver = Driver(DBMTL())
     for rows, losses in random_steps(10, 4):
         weights = driver.step(rows, losses).weights
-        average = torch.cat([driver.blocks[name]["average"] for name in ("low", "high")], dim=1)
+        average = torch.cat([driver.method.memory["parameters"][name]["average"] for name in ("low", "high")], dim=1)
         lengths = average.norm(dim=1)
         torch.testing.assert_close(weights * lengths, lengths.max().expand(3))
 
@@ -76,7 +76,7 @@ def test_decay_counts_the_steps_of_each_task():
     ones = torch.ones(2, 4).double()
     driver.step(ones[:1], tasks=("a",))
     driver.step(ones)
-    average = driver.blocks["high"]["average"]
+    average = driver.method.memory["parameters"]["high"]["average"]
     # a: 0.2, then 0.4 * 0.2 + 0.6 = 0.68; b: its first step gives 0.2.
     torch.testing.assert_close(average, torch.tensor([[0.68] * 2, [0.2] * 2]).double(), rtol=1e-6, atol=0)
 

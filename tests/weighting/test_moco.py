@@ -98,7 +98,7 @@ def test_decay_counts_the_steps_of_each_task():
     ones = torch.ones(2, 4).double()
     driver.step(ones[:1], tasks=("a",))
     driver.step(ones)
-    tracked = driver.blocks["low"]["tracked"]
+    tracked = driver.method.memory["parameters"]["low"]["average"]
     # a: 0.8, then 0.8 + 0.4 * 0.2 = 0.88; b: its first step with 0.8.
     torch.testing.assert_close(tracked, torch.tensor([[0.88] * 2, [0.8] * 2]).double())
 
