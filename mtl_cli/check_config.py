@@ -49,6 +49,7 @@ class RunSettings:
 
     seed: NonNegativeInt = 1
     resume: str | None = None
+    dry_run: bool = False
     cache_dir: str | None = None
     allow_targets: list[str] = dataclasses.field(default_factory=list)
     debug: bool = False
@@ -328,12 +329,14 @@ def _check_together(objects: Mapping[str, Any]) -> list[str]:
             problems.append(f"tasks.{name}.share_head_with: {other!r} has another type or other labels")
     num_blocks = objects["encoder"].known_num_blocks
     for check in (
+        lambda: objects["sharing"].check_tasks(names),
         lambda: num_blocks is None or objects["sharing"].check_num_blocks(num_blocks),
         lambda: objects["weighting"].start(names),
         lambda: (
             num_blocks is None
             or objects["weighting"].check_num_shared_blocks(objects["sharing"].num_shared_blocks(num_blocks))
         ),
+        lambda: _check_weighting_fits_sharing(objects["weighting"], objects["sharing"]),
         lambda: objects["sampler"].batch_sizes(names),
         lambda: _check_sampler_fits(objects["weighting"], objects["sampler"]),
         lambda: objects["trainer"].check_tasks(tasks),
@@ -343,6 +346,23 @@ def _check_together(objects: Mapping[str, Any]) -> list[str]:
         except UserError as error:
             problems.append(str(error))
     return problems
+
+
+def _check_weighting_fits_sharing(weighting: Any, sharing: Any) -> None:
+    """Refuse to balance gradients that a sharing strategy does not have."""
+    from mtl_cli.weighting import GradientWeighting
+
+    if not isinstance(weighting, GradientWeighting):
+        return
+    if not sharing.shares_parameters():
+        raise UserError(
+            f"weighting: {type(weighting).__name__} balances the tasks' gradients of shared parameters, but with these "
+            f"settings {type(sharing).__name__} shares none; use a weighting of losses, such as weighting=equal"
+        )
+    if weighting.scope == "representation" and sharing.why_no_representation is not None:
+        raise UserError(
+            f"weighting.scope: found 'representation', but {sharing.why_no_representation}; use weighting.scope=all"
+        )
 
 
 def _check_sampler_fits(weighting: Any, sampler: Any) -> None:

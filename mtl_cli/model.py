@@ -62,6 +62,7 @@ class MultiTaskModel(nn.Module):
         for owner in dict.fromkeys(owners):
             head = tasks[owner].head.build(encoder.hidden_size, tasks[owner].num_outputs(self.labels[owner]))
             (self.heads if owners.count(owner) == 1 else self.shared_heads)[owner] = head
+        sharing.attach_heads(self)
         self.parameter_partition()
 
     def forward(self, step: Step) -> dict[str, torch.Tensor]:
@@ -74,7 +75,7 @@ class MultiTaskModel(nn.Module):
             {name: batch.lengths_B.numpy() for name, batch in step.items()}, packed=self.encoder.packed
         )
         input_ids_N = torch.cat([batch.input_ids_N for batch in step.values()])
-        hidden_ND = self.encoder(input_ids_N, _token_types(list(step.values())), layout)
+        hidden_ND = self.sharing.encode(self.encoder, input_ids_N, _token_types(list(step.values())), layout)
         hidden_of_tasks = hidden_ND.split([batch.num_tokens for batch in step.values()])
         logits = {}
         for (name, batch), hidden_of_task in zip(step.items(), hidden_of_tasks, strict=True):

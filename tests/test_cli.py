@@ -226,6 +226,19 @@ def test_a_sweep_over_seeds_and_lists_of_tasks_makes_a_run_of_each(project, tmp_
     assert found == [(1, ["reviews"]), (1, ["reviews", "scores"]), (2, ["reviews"]), (2, ["reviews", "scores"])]
 
 
+def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing_behind(project, tmp_path, capsys):
+    run = tmp_path / "outputs" / "run"
+    arguments = ["task=[reviews,names]", "sharing.num_shared_layers=1", "dry_run=true", f"hydra.run.dir={run}", *TINY]
+    assert _main(["train", "--config-dir", str(project), *arguments]) == 0
+    printed = capsys.readouterr().out
+    for word in ("HardSharing", "shared", "reviews", "names", "x hard sharing", "one epoch: 6 steps", "16 rows"):
+        assert word in printed
+    assert "operations of a step: 1.00" in printed
+    assert not run.exists()
+    assert _main(["train", "--config-dir", str(project), *arguments, "optimizer.lr=-1"]) == 2
+    assert "optimizer.lr: found -1" in capsys.readouterr().err
+
+
 def test_a_failed_job_of_a_sweep_does_not_stop_the_others(project, tmp_path, capsys):
     arguments = ["-m", "optimizer.lr=-1,0.001", "task=[reviews]", f"hydra.sweep.dir={tmp_path}", *TINY]
     assert _main(["train", "--config-dir", str(project), *arguments, "trainer.max_steps=2"]) == 2

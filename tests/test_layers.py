@@ -20,6 +20,7 @@ LAYERS = [
     {"gradients"},
     {"evaluation", "tracking"},
     {"training"},
+    {"report"},
     {"build", "check_config"},
     {"commands"},
     {"overrides", "listing"},

@@ -11,12 +11,15 @@ from typing import Any
 from mtl_cli.build import build_tasks, instantiate
 from mtl_cli.check_config import check_config
 from mtl_cli.commands import quiet_libraries
+from mtl_cli.commands.dry_run import compare_with_hard_sharing
 from mtl_cli.data import TaskData, prepare, training_texts
+from mtl_cli.encoders import Encoder
 from mtl_cli.errors import UserError
 from mtl_cli.evaluation import Evaluator, StopEvaluation, metric_records, score
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.precision import choose_device, choose_precision
 from mtl_cli.saved_model import save_model
+from mtl_cli.sharing import SharingStrategy
 from mtl_cli.tasks import Task
 from mtl_cli.tracking import (
     ConsoleLog,
@@ -41,6 +44,16 @@ _OF_THE_MOMENT = ("resume", "debug")
 
 def train(config: dict[str, Any], output_folder: Path, overrides: list[str]) -> int:
     """Train as `config` says, or go on with the run that it names in `resume`; return the exit code."""
+    if config.get("dry_run"):
+        _remove_if_empty(output_folder)
+        if config.get("resume"):
+            raise UserError("dry_run: says what a new run would train; leave out resume")
+        check_config(config, config.get("allow_targets"))
+        encoder, tasks, data = _load(config)
+        compare_with_hard_sharing(
+            config, encoder, data, lambda encoder, strategy: _build(config, encoder, strategy, tasks, data)
+        )
+        return 0
     if config.get("resume"):
         folder, config = _reopen(config, overrides)
         resume = True
@@ -114,6 +127,12 @@ def _training_texts(tasks: Mapping[str, Task], seed: int) -> Iterator[str]:
 
 def _prepare(config: Mapping[str, Any]) -> _Prepared:
     """Load the encoder and the data of all tasks, and put the model together."""
+    encoder, tasks, data = _load(config)
+    return _Prepared(_build(config, encoder, instantiate(config["sharing"]), tasks, data), data)
+
+
+def _load(config: Mapping[str, Any]) -> tuple[Encoder, dict[str, Task], dict[str, TaskData]]:
+    """Load the encoder and the data of all tasks."""
     quiet_libraries()
     seed_everything(config["seed"])
     tasks = build_tasks(config["tasks"])
@@ -138,12 +157,20 @@ def _prepare(config: Mapping[str, Any]) -> _Prepared:
             tasks[name].fit_class_weights(train_labels, task_data.labels)
         for note in task_data.notes:
             log.info("  %s", note)
+    return encoder, tasks, data
+
+
+def _build(
+    config: Mapping[str, Any],
+    encoder: Encoder,
+    strategy: SharingStrategy,
+    tasks: Mapping[str, Task],
+    data: Mapping[str, TaskData],
+) -> MultiTaskModel:
+    """Put the model together."""
     # Seeded again: initial weights do not depend on what preparing the data drew.
     seed_everything(config["seed"])
-    model = MultiTaskModel(
-        encoder, instantiate(config["sharing"]), tasks, {name: task_data.labels for name, task_data in data.items()}
-    )
-    return _Prepared(model, data)
+    return MultiTaskModel(encoder, strategy, tasks, {name: task_data.labels for name, task_data in data.items()})
 
 
 def _run(config: dict[str, Any], folder: RunFolder, results: Results, loggers: Loggers, resume: bool) -> None:
@@ -191,6 +218,7 @@ def _score_and_save(
 ) -> None:
     """Score validation and test with the best weights, write the predictions and the model."""
     save_model(run.model, run.folder.model_folder)
+    run.model.sharing.forget_usage(run.model)
     for name, task in run.model.tasks.items():
         task_data = run.data[name]
         results.tasks[name] = {}
@@ -214,6 +242,7 @@ def _score_and_save(
         record = metric_records("test", test)
         run.metrics_file.append({"step": state.step, **record})
         run.loggers.log(record, state.step)
+    results.sharing = {name: found.to_dict() for name, found in run.model.sharing.learnt(run.model).items()}
     results.score = score({name: splits["validation"] for name, splits in results.tasks.items()}, run.model.tasks)
     results.training = TrainingCost(
         steps=state.step,

@@ -15,6 +15,7 @@ from mtl_cli.encoders.current_layout import use_layout
 from mtl_cli.encoders.dropout import use_fast_dropout
 from mtl_cli.encoders.families import PACKED_FAMILIES, first_position, max_length, takes_token_types
 from mtl_cli.encoders.layout import Layout
+from mtl_cli.encoders.sites import Site, SiteName, find_sites, known_sites
 from mtl_cli.types import Pooling, UserError
 
 
@@ -26,6 +27,7 @@ class Encoder(nn.Module):
 
     Attributes:
         model: the transformers model, without a pooler or a head.
+        extras: what a sharing strategy adds outside of the blocks.
         tokenizer: its tokenizer.
         pooling: how a row becomes one vector, unless its task says otherwise.
         packed: which of the two ways.
@@ -42,6 +44,7 @@ class Encoder(nn.Module):
                 f"(can: {', '.join(sorted(PACKED_FAMILIES))}). Set encoder.packing=auto."
             )
         self.model = model
+        self.extras = nn.ModuleDict()
         self.tokenizer = tokenizer
         self.pooling: Pooling = pooling
         self.packed = packed
@@ -68,6 +71,31 @@ class Encoder(nn.Module):
         blocks = self.model.get_submodule(self._blocks_path)
         assert isinstance(blocks, nn.ModuleList)
         return blocks
+
+    @property
+    def family(self) -> str:
+        """The model type, as transformers names it."""
+        family: str = self.model.config.model_type
+        return family
+
+    def sites(self, block: nn.Module, name: SiteName, setting: str) -> list[Site]:
+        """Return where in a block the linear layers of a name are.
+
+        Raises:
+            UserError: this family's blocks are not known, or have no such layer that sees rows one by one.
+        """
+        known = known_sites(self.family)
+        if not known:
+            raise UserError(
+                f"{setting}: a '{self.family}' model's blocks are not known well enough to add to their layers. Take "
+                "an encoder of another family, or a strategy that works on whole blocks, such as sharing=hard."
+            )
+        if name not in known:
+            raise UserError(
+                f"{setting}: found {name!r}, but in a '{self.family}' model that layer also serves relative positions, "
+                f"which belong to no row; allowed: {', '.join(known)}"
+            )
+        return find_sites(self.family, block, name)
 
     def require_blocks(self, setting: str) -> nn.ModuleList:
         """Return the blocks for a setting that cannot do without.

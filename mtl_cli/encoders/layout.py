@@ -140,6 +140,17 @@ class Layout:
             ),
         )
 
+    def of_tasks(self, tasks: tuple[str, ...]) -> Layout:
+        """The layout of some tasks' rows alone, in this order, their tokens counted from 0."""
+        if tasks == self.tasks:
+            return self
+        return self.kept(
+            ("of_tasks", tasks),
+            lambda: Layout.from_lengths(
+                {task: self.lengths[self.row_slices[task]] for task in tasks}, packed=self.packed
+            ),
+        )
+
     def row_starts(self, device: torch.device) -> torch.Tensor:
         """The first token of each row among the N, int64 (B,)."""
         return self._on(device, "row_starts", lambda: self.starts)

@@ -6,23 +6,20 @@ Shapes: K tasks of a step.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from mtl_cli.gradients.averages import averaged, observe_squares
-from mtl_cli.gradients.blocks import Block, DenseBlock, RowBlock
+from mtl_cli.gradients.collecting import TaskGradientCollector
 from mtl_cli.gradients.conflict import Conflict
 from mtl_cli.gradients.losses import Losses, Normalizers, add_losses, random_draws_of, random_state, summed
-from mtl_cli.gradients.per_task import collect_per_task, sparse_embeddings
-from mtl_cli.gradients.ranks import is_distributed, sum_block_over_ranks, sum_gradients_over_ranks, sum_over_ranks
-from mtl_cli.gradients.representation import RepresentationTap, Weigh, gramian_of, scale_gradients
-from mtl_cli.gradients.segmented import SegmentedPass, is_compiled, why_not_segmented
+from mtl_cli.gradients.ranks import is_distributed, sum_gradients_over_ranks, sum_over_ranks
+from mtl_cli.gradients.representation import RepresentationTap, scale_gradients
+from mtl_cli.gradients.representation_step import RepresentationStep
+from mtl_cli.gradients.segmented import why_not_segmented
 from mtl_cli.gradients.shared import shared_parameters
-from mtl_cli.gradients.task_gradients import TaskGradients
 from mtl_cli.gradients.whole_gradients import combine_coordinates
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.types import Step, UserError
@@ -39,10 +36,6 @@ from mtl_cli.weighting import (
 
 log = logging.getLogger(__name__)
 
-# Share of the bytes of a trained parameter (weight, gradient, two moments: 16) that the tasks' gradients may take up
-# before layers keep what their gradients are formed of instead.
-_KEEP_SHARE = 0.5
-
 
 @dataclass(frozen=True)
 class StepResult:
@@ -53,12 +46,14 @@ class StepResult:
         weights: the weight of each task (its mean over groups of parameters; nan for methods without one).
         conflict: norms and cosines of the tasks' gradients, where they were looked at.
         group_weights: task -> group of parameters -> weight, with `grouping: block`.
+        penalties: what the sharing strategy adds to the objective, by name; scalars on the model's device.
     """
 
     losses: dict[str, torch.Tensor]
     weights: dict[str, torch.Tensor]
     conflict: Conflict | None = None
     group_weights: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+    penalties: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class GradientEngine:
@@ -88,11 +83,9 @@ class GradientEngine:
         self.own = {task: model.task_specific_parameters(task) for task in model.tasks}
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.tap = RepresentationTap(model) if scope == "representation" else None
-        self.segmented, self.how = self._choose_engine()
-        self.compiled = is_compiled(model)
-        self._keep_bytes = 16 * _KEEP_SHARE * sum(p.numel() for p in self.trained)
-        if isinstance(weighting, GradientWeighting) and weighting.needs_gradients:
-            self._keep_bytes = math.inf
+        segmented, self.how = self._choose_engine()
+        whole = isinstance(weighting, GradientWeighting) and weighting.needs_gradients
+        self.collector = TaskGradientCollector(model, losses, self.shared, self.own, segmented, keep_all=whole)
         self._warned = False
 
     def _choose_engine(self) -> tuple[bool, str]:
@@ -107,7 +100,9 @@ class GradientEngine:
             return True, "one backward pass, weighted at the shared representation"
         if wanted == "per_task":
             return False, "a backward pass a task"
-        reason = why_not_segmented(self.model, self.shared, self.model.encoder.packed)
+        reason = self.model.sharing.why_not_segmented
+        if reason is None:
+            reason = why_not_segmented(self.model, self.shared, self.model.encoder.packed)
         if reason is None:
             return True, "each task's gradient in one backward pass"
         if wanted == "segmented":
@@ -125,6 +120,7 @@ class GradientEngine:
         self._tasks = self._tasks_of(parts)
         self._random_state = random_state(self.losses.device)
         self._info: StepInfo | None = None
+        self._penalties: dict[str, torch.Tensor] = {}
         weighting = self.weighting
         if weighting.warming_up or len(parts) < weighting.num_batches:
             result = self._plain_step([micro for part in parts for micro in part])
@@ -138,7 +134,22 @@ class GradientEngine:
         else:
             assert isinstance(weighting, GradientWeighting)
             result = self._gradient_step(weighting, parts)
-        return result
+        self._add_penalties()
+        return replace(result, penalties=self._penalties) if self._penalties else result
+
+    def _objective(self, losses: torch.Tensor) -> torch.Tensor:
+        """Return the sum of some rows' (weighted) losses and of what the strategy adds for these rows."""
+        for name, value in self.losses.auxiliary.items():
+            self._penalties[name] = self._penalties.get(name, 0.0) + value.detach()
+        return self.losses.objective(losses)
+
+    def _add_penalties(self) -> None:
+        """Add the gradients of what the parameters cost by themselves, the same in all processes."""
+        self._penalties = {name: sum_over_ranks(value) for name, value in self._penalties.items()}
+        penalties = self.model.sharing.penalties(self.model)
+        if penalties:
+            torch.stack(list(penalties.values())).sum().backward()
+            self._penalties.update({name: value.detach() for name, value in penalties.items()})
 
     def _tasks_of(self, parts: Sequence[Sequence[Step]]) -> tuple[str, ...]:
         """The tasks of which this or another process has rows, in the order of the run."""
@@ -155,7 +166,7 @@ class GradientEngine:
         weighting = self.weighting
         if isinstance(weighting, LossWeighting) or self.tap is not None:
             return self._loss_step(micro_batches, None)
-        gradients, losses = self._collect(micro_batches)
+        gradients, losses = self.collector.collect(self._tasks, self._objective, micro_batches)
         weight = 1.0 if weighting.warming_up else 1.0 / len(self._tasks)
         weights_K = torch.full((len(self._tasks),), weight, dtype=torch.float64)
         gradients.write({"whole": weights_K})
@@ -204,8 +215,8 @@ class GradientEngine:
             part = self.losses(micro_batch, normalizers)
             if known_K is None:
                 known_K = self._weights_for(weighting, part)
-            objective = torch.stack([known_K[self._tasks.index(task)] * loss for task, loss in part.items()]).sum()
-            objective.backward()
+            weighted = torch.stack([known_K[self._tasks.index(task)] * loss for task, loss in part.items()])
+            self._objective(weighted).backward()
             add_losses(total, part)
         sum_gradients_over_ranks(self.trained)
         assert known_K is not None
@@ -245,7 +256,7 @@ class GradientEngine:
 
     def _tracked_step(self, weighting: LossWeighting, micro_batches: Sequence[Step]) -> StepResult:
         """The same update as `_loss_step`, put together from each task's gradients."""
-        gradients, losses = self._collect(micro_batches)
+        gradients, losses = self.collector.collect(self._tasks, self._objective, micro_batches)
         weights_K = self._weigh_losses(weighting, losses)
         self._record(weighting, losses)
         wide_K = weights_K.double().cpu()
@@ -256,57 +267,6 @@ class GradientEngine:
 
     # Weightings of gradients.
 
-    def _collect(
-        self, micro_batches: Sequence[Step], measure: bool = True
-    ) -> tuple[TaskGradients, dict[str, torch.Tensor]]:
-        """Each task's gradients over all micro-batches and processes; others get theirs in `.grad`.
-
-        `measure` False: their inner products with one another will not be asked for.
-        """
-        for parameter in self.trained:  # of several batches, the last one's gradients count
-            parameter.grad = None
-        normalizers = self.losses.normalizers(micro_batches, self._tasks)
-        alone = len(micro_batches) == 1 and not is_distributed()
-        gradients = TaskGradients(self._tasks, self.shared)
-        losses: dict[str, torch.Tensor] = {}
-        for micro_batch in micro_batches:
-            if self.segmented:
-                running = SegmentedPass(
-                    self.model, self.shared, self._tasks, self._keep_bytes if measure else 0, measure=alone and measure
-                )
-                with running.running():
-                    part = self.losses(micro_batch, normalizers)
-                    running.backward(torch.stack(list(part.values())).sum())
-                found = running.gradients
-            else:
-                # Compiled graphs know no sparse gradients.
-                with nullcontext() if self.compiled else sparse_embeddings(self.model, self.shared):
-                    found, part = collect_per_task(
-                        lambda step: self.losses(step, normalizers), micro_batch, self._tasks, self.shared, self.own
-                    )
-            gradients.add_all(found)
-            add_losses(losses, part)
-        if is_distributed():
-            gradients.blocks = {name: sum_block_over_ranks(block) for name, block in self._aligned(gradients).items()}
-        return gradients, summed(losses, self._tasks, self.losses.device)
-
-    def _aligned(self, gradients: TaskGradients) -> dict[str, Block]:
-        """The same parameters, each in the same form, in all processes; zeros where this one has no gradient."""
-        found = [gradients.blocks.get(name) for name in self.shared]
-        kinds = torch.tensor(
-            [[isinstance(block, RowBlock), block is not None and not isinstance(block, RowBlock)] for block in found],
-            device=self.losses.device,
-        )
-        aligned: dict[str, Block] = {}
-        counts = sum_over_ranks(kinds.float()).tolist()
-        for (name, entry), block, (rows, dense) in zip(self.shared.items(), found, counts, strict=True):
-            if dense:
-                shape = (len(self._tasks), *entry.parameter.shape)
-                aligned[name] = DenseBlock(entry.parameter.new_zeros(shape)) if block is None else block.to_dense()
-            elif rows:
-                aligned[name] = block or RowBlock.empty(entry.parameter, len(self._tasks))
-        return aligned
-
     def _finish_own(self, weights_K: torch.Tensor) -> None:
         """Weight the gradients of task-specific parameters, and add them up over processes."""
         for task, weight in zip(self._tasks, weights_K.tolist(), strict=True):
@@ -314,18 +274,18 @@ class GradientEngine:
         sum_gradients_over_ranks([parameter for task in self._tasks for parameter in self.own[task]])
 
     def _gradient_step(self, weighting: GradientWeighting, parts: Sequence[Sequence[Step]]) -> StepResult:
-        gradients, losses = self._collect(parts[0])
+        gradients, losses = self.collector.collect(self._tasks, self._objective, parts[0])
         gramian_KK = gradients.gramians()["whole"]
         conflict = Conflict.from_gramian(self._tasks, gramian_KK)
         finite = bool(gramian_KK.isfinite().all())
         gramians: dict[str, torch.Tensor] = {}
         if len(parts) > 1:
             # Inner products of the first two batches; the weights that follow apply to the last one.
-            others, losses_2 = self._collect(parts[1], measure=False)
+            others, losses_2 = self.collector.collect(self._tasks, self._objective, parts[1], measure=False)
             gramians = gradients.gramians(weighting.grouping, others)
             finite = finite and all(bool(found.isfinite().all()) for found in gramians.values())
             del others
-            gradients, losses_3 = self._collect(parts[2], measure=False)
+            gradients, losses_3 = self.collector.collect(self._tasks, self._objective, parts[2], measure=False)
             losses = {task: torch.stack([losses[task], losses_2[task], losses_3[task]]).mean() for task in losses}
         losses_K = torch.stack(list(losses.values())).detach().double().cpu()
         infos: dict[str, StepInfo] = {}
@@ -371,6 +331,18 @@ class GradientEngine:
         self._finish_own(heads_K)
         return StepResult(losses, self._by_task(shown_K), conflict, group_weights)
 
+    def _representation_step(
+        self, weighting: GramianWeighting, tap: RepresentationTap, micro_batches: Sequence[Step]
+    ) -> StepResult:
+        step = RepresentationStep(self.model, weighting, tap, self.losses, self._tasks)
+        losses = step.run(micro_batches, self._random_state, self._objective)
+        if not bool(step.gramian_KK.isfinite().all()):
+            self._warn_not_finite()
+        for task, weight in zip(self._tasks, step.head_weights(), strict=True):
+            scale_gradients(self.own[task], weight)
+        conflict = Conflict.from_gramian(self._tasks, step.gramian_KK)
+        return StepResult(losses, self._by_task(step.weights_K), conflict)
+
     def _warn_not_finite(self) -> None:
         if not self._warned:
             self._warned = True
@@ -380,79 +352,3 @@ class GradientEngine:
                 self.weighting.num_steps + 1,
                 type(self.weighting).__name__,
             )
-
-    def _representation_step(
-        self, weighting: GramianWeighting, tap: RepresentationTap, micro_batches: Sequence[Step]
-    ) -> StepResult:
-        normalizers = self.losses.normalizers(micro_batches, self._tasks)
-        found = _RepresentationWeights(self, weighting)
-        alone = len(micro_batches) == 1 and not is_distributed()
-        if alone:
-            losses = self._backward_through(tap, micro_batches, normalizers, found.weigh, before=found)
-        else:
-            # The weights follow from all micro-batches and processes: first the gradients down to the representation
-            # alone, then, with the same dropout, the whole backward pass.
-            sums_KD: list[torch.Tensor] = []
-            before: dict[str, torch.Tensor] = {}
-            for micro_batch in micro_batches:
-                with tap.running(self._tasks, found.weigh):
-                    part = self.losses(micro_batch, normalizers)
-                    assert tap.output is not None
-                    (gradient,) = torch.autograd.grad(torch.stack(list(part.values())).sum(), tap.output)
-                    sums_KD.append(tap.sums(gradient))
-                add_losses(before, part)
-            found.losses = summed(before, self._tasks, self.losses.device)
-            known_K = found.weigh(sum_over_ranks(torch.stack(sums_KD).sum(0)))
-            with random_draws_of(self._random_state, self.losses.device):
-                losses = self._backward_through(tap, micro_batches, normalizers, lambda sums: known_K)
-        sum_gradients_over_ranks(self.trained)
-        for task, weight in zip(self._tasks, found.head_weights(), strict=True):
-            scale_gradients(self.own[task], weight)
-        conflict = Conflict.from_gramian(self._tasks, found.gramian_KK)
-        return StepResult(losses, self._by_task(found.weights_K), conflict)
-
-    def _backward_through(
-        self,
-        tap: RepresentationTap,
-        micro_batches: Sequence[Step],
-        normalizers: Normalizers,
-        weigh: Weigh,
-        before: _RepresentationWeights | None = None,
-    ) -> dict[str, torch.Tensor]:
-        total: dict[str, torch.Tensor] = {}
-        for micro_batch in micro_batches:
-            with tap.running(self._tasks, weigh):
-                part = self.losses(micro_batch, normalizers)
-                add_losses(total, part)
-                if before is not None:
-                    before.losses = total
-                torch.stack(list(part.values())).sum().backward()
-        return summed(total, self._tasks, self.losses.device)
-
-
-class _RepresentationWeights:
-    """The weights of one step, once the gradient of the shared representation is known."""
-
-    def __init__(self, engine: GradientEngine, weighting: GramianWeighting) -> None:
-        self._engine = engine
-        self._tasks = engine._tasks
-        self._weighting = weighting
-        self._info: StepInfo | None = None
-        self.losses: dict[str, torch.Tensor] = {}
-
-    def weigh(self, sums_KD: torch.Tensor) -> torch.Tensor:
-        self.gramian_KK = gramian_of(sums_KD)
-        self.weights_K = torch.ones(len(self._tasks), dtype=torch.float64)
-        if bool(self.gramian_KK.isfinite().all()):
-            losses_K = torch.stack([self.losses[task] for task in self._tasks]).double().cpu()
-            memory = self._weighting.memory.setdefault("groups", {}).setdefault("whole", {})
-            self._info = self._weighting.step_info(self._tasks, losses_K, memory)
-            self.weights_K = self._weighting.weights(self.gramian_KK, self._info).double().cpu()
-        else:
-            self._engine._warn_not_finite()
-        return self.weights_K
-
-    def head_weights(self) -> list[float]:
-        if self._info is None:
-            return [1.0] * len(self._tasks)
-        return self._weighting.head_weights(self._info, self.weights_K).tolist()

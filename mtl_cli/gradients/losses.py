@@ -14,6 +14,7 @@ import torch
 from mtl_cli.gradients.ranks import is_distributed, sum_over_ranks
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.precision import autocast
+from mtl_cli.sharing.auxiliary import collect_auxiliary_losses
 from mtl_cli.types import IGNORE_INDEX, Batch, Step
 
 Normalizers = Mapping[str, torch.Tensor]
@@ -33,6 +34,7 @@ class Losses:
         self.model = model
         self.precision: Literal["bf16", "fp32"] = precision
         self.device = device
+        self.auxiliary: dict[str, torch.Tensor] = {}
 
     def normalizers(self, micro_batches: Sequence[Step], tasks: Sequence[str]) -> dict[str, torch.Tensor]:
         """Count what the losses of all micro-batches, on all processes, are divided by, for each of these tasks."""
@@ -42,13 +44,30 @@ class Losses:
         return summed(found, tasks, self.device)
 
     def __call__(self, step: Step, normalizers: Normalizers) -> dict[str, torch.Tensor]:
-        """Return the part of each task's loss that these rows make up, with a graph."""
-        with autocast(self.precision, self.device):
+        """Return the part of each task's loss that these rows make up, with a graph.
+
+        `auxiliary` then holds what else the sharing strategy adds for these rows, by name, with a graph.
+        """
+        with collect_auxiliary_losses() as collected, autocast(self.precision, self.device):
             logits = self.model(step)
+        self.auxiliary = {
+            name: torch.stack(
+                [value.float() * self._share(task, step[task], normalizers) for task, value in of_tasks.items()]
+            ).sum()
+            for name, of_tasks in collected.items()
+        }
         return {
             task: self.model.tasks[task].loss(logits[task], _labels(batch), normalizers[task])
             for task, batch in step.items()
         }
+
+    def _share(self, task: str, batch: Batch, normalizers: Normalizers) -> torch.Tensor:
+        """How much of a task's part of a step these rows are."""
+        return self.model.tasks[task].normalizer(_labels(batch)) / normalizers[task].clamp(min=1e-12)
+
+    def objective(self, losses: torch.Tensor) -> torch.Tensor:
+        """Return the sum of these (weighted) losses and of the auxiliary losses of the last call."""
+        return torch.stack([losses.sum(), *self.auxiliary.values()]).sum() if self.auxiliary else losses.sum()
 
 
 def add_losses(total: dict[str, torch.Tensor], part: Mapping[str, torch.Tensor]) -> None:

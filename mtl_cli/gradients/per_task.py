@@ -11,11 +11,11 @@ from torch import nn
 from mtl_cli.gradients.blocks import Block, DenseBlock, RowBlock
 from mtl_cli.gradients.shared import SharedParameter
 from mtl_cli.gradients.task_gradients import TaskGradients, put
-from mtl_cli.types import Step
+from mtl_cli.types import Batch, Step
 
 
 def collect_per_task(
-    compute: Callable[[Step], Mapping[str, torch.Tensor]],
+    compute: Callable[[str, Batch], tuple[torch.Tensor, torch.Tensor]],
     step: Step,
     tasks: tuple[str, ...],
     shared: Mapping[str, SharedParameter],
@@ -24,7 +24,7 @@ def collect_per_task(
     """Return each task's gradients of the shared parameters, and the losses; others get theirs in `.grad`.
 
     Args:
-        compute: from the rows of one or more tasks to their losses.
+        compute: from a task's rows to its loss, and to what is differentiated.
         step: the rows of one micro-batch.
         tasks: all tasks of the step, in order.
         shared: the shared parameters by name.
@@ -35,10 +35,10 @@ def collect_per_task(
     losses = {}
     for task, batch in step.items():
         place = tasks.index(task)
-        loss = compute({task: batch})[task]
+        loss, objective = compute(task, batch)
         losses[task] = loss.detach()
         parameters = [*(entry.parameter for entry in shared.values()), *own[task]]
-        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        found = torch.autograd.grad(objective, parameters, allow_unused=True)
         for (name, entry), gradient in zip(shared.items(), found, strict=False):
             if gradient is None:
                 continue

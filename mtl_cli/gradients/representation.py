@@ -43,6 +43,11 @@ class RepresentationTap:
                 "weighting.scope: 'representation' needs an encoder that is trained, but all of it is frozen; use a "
                 "weighting of losses, such as weighting=equal"
             )
+        if model.sharing.why_no_representation is not None:
+            raise UserError(
+                f"weighting.scope: found 'representation', but {model.sharing.why_no_representation}; use "
+                "weighting.scope=all"
+            )
         blocks = list(model.encoder.blocks)
         shared = [not any(isinstance(m, TaskModules) for m in block.modules()) for block in blocks]
         if all(shared):

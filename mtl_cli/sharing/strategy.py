@@ -4,20 +4,62 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from mtl_cli.encoders import Encoder
+import torch
+
+from mtl_cli.encoders import Encoder, Layout
+from mtl_cli.sharing.learnt import Learnt
+
+if TYPE_CHECKING:
+    from mtl_cli.model import MultiTaskModel
+
+
+@dataclass(frozen=True)
+class TrainingMoment:
+    """Where in a run the next step is.
+
+    Attributes:
+        step: steps done.
+        total_steps: steps of the whole run.
+        steps_per_epoch: steps of an epoch.
+    """
+
+    step: int
+    total_steps: int
+    steps_per_epoch: int
 
 
 class SharingStrategy(ABC):
     """Decides which parameters of an encoder the tasks share.
 
-    A strategy works on any family of encoders: it replaces blocks of `encoder.blocks` by wrappers, which see hidden
-    states and, through `current_layout`, which rows belong to which task. Whatever belongs to one task alone sits in a
-    `TaskModules`; all other parameters count as shared.
+    A strategy works on any family of encoders: it replaces blocks of `encoder.blocks`, or layers inside of them
+    (`encoder.sites`), by wrappers, which see hidden states and, through the current layout, which rows belong to which
+    task. Whatever belongs to one task alone sits in a `TaskModules`; all other parameters count as shared. What lies
+    outside of the blocks goes into `encoder.extras`. All that is learnt or kept between steps is a parameter or a
+    buffer of a module: checkpoints hold it, and a resumed run goes on with it.
+
+    Class attributes:
+        why_not_segmented: why the tasks' gradients cannot be formed in one backward pass over each task's tokens, or
+            None where they can.
+        why_no_representation: why the gradient of the shared representation is not to be had, or None where it is.
     """
 
+    why_not_segmented: ClassVar[str | None] = None
+    why_no_representation: ClassVar[str | None] = None
+
+    # Before anything is loaded.
+
+    def check_tasks(self, task_names: Sequence[str]) -> None:  # noqa: B027 - most strategies fit any tasks
+        """Refuse settings that do not fit the tasks of a run.
+
+        Raises:
+            UserError: a setting does not fit.
+        """
+
     def check_num_blocks(self, num_blocks: int) -> None:  # noqa: B027 - most strategies fit any depth
-        """Refuse settings that do not fit an encoder of so many blocks, before it is loaded.
+        """Refuse settings that do not fit an encoder of so many blocks.
 
         Raises:
             UserError: a setting does not fit.
@@ -27,6 +69,12 @@ class SharingStrategy(ABC):
         """Return how many of an encoder's blocks hold parameters that tasks share."""
         return num_blocks
 
+    def shares_parameters(self) -> bool:
+        """Whether any parameter is trained by several tasks."""
+        return True
+
+    # The model.
+
     @abstractmethod
     def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
         """Change `encoder` in place for these tasks.
@@ -34,3 +82,37 @@ class SharingStrategy(ABC):
         Raises:
             UserError: a setting does not fit the encoder.
         """
+
+    def attach_heads(self, model: MultiTaskModel) -> None:  # noqa: B027 - most strategies leave heads alone
+        """Do what needs the heads, once the model is complete."""
+
+    def encode(
+        self, encoder: Encoder, input_ids_N: torch.Tensor, token_type_ids_N: torch.Tensor | None, layout: Layout
+    ) -> torch.Tensor:
+        """Return the hidden states of the rows of a step, (N, D); see `Encoder.forward`."""
+        hidden_ND: torch.Tensor = encoder(input_ids_N, token_type_ids_N, layout)
+        return hidden_ND
+
+    # Training.
+
+    def start_step(self, model: MultiTaskModel, moment: TrainingMoment) -> None:  # noqa: B027
+        """Do what is due before a step: an annealed temperature, an update in closed form.
+
+        Follows from `moment` and the model's parameters and buffers alone, so that a resumed run does the same.
+        """
+
+    def penalties(self, model: MultiTaskModel) -> dict[str, torch.Tensor]:
+        """Return what the parameters cost besides the tasks' losses: name -> scalar with a graph, times its weight.
+
+        Added to the objective once a step, as it is, whatever the weighting of the tasks.
+        """
+        return {}
+
+    # What came of it.
+
+    def forget_usage(self, model: MultiTaskModel) -> None:  # noqa: B027 - most strategies count nothing
+        """Begin anew to count what evaluation uses (experts, blocks)."""
+
+    def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
+        """Return what has been learnt about the tasks so far, by name."""
+        return {}

@@ -45,6 +45,7 @@ class Results:
         status: running (or killed without warning), interrupted (resumes), finished, failed.
         tasks: task -> split -> metric -> value, of the best checkpoint; {} before the run's end.
         score: mean of the tasks' main metrics on validation, of the best checkpoint.
+        sharing: what the sharing strategy has learnt, by name: title, rows, columns, values; of the best checkpoint.
         error: the first line of what stopped a failed run; written for failed runs only.
     """
 
@@ -53,6 +54,7 @@ class Results:
     score: float | None = None
     training: TrainingCost = field(default_factory=TrainingCost)
     parameters: ParameterCounts = field(default_factory=ParameterCounts)
+    sharing: dict[str, dict[str, Any]] = field(default_factory=dict)
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,6 +66,8 @@ class Results:
             "training": vars(self.training),
             "parameters": vars(self.parameters),
         }
+        if self.sharing:
+            record["sharing"] = self.sharing
         return record | ({} if self.error is None else {"error": self.error})
 
     @classmethod
@@ -81,6 +85,7 @@ class Results:
             score=record["score"],
             training=TrainingCost(**record["training"]),
             parameters=ParameterCounts(**record["parameters"]),
+            sharing=record.get("sharing", {}),
             error=record.get("error"),
         )
 

@@ -15,6 +15,7 @@ from mtl_cli.evaluation import Evaluator, StopEvaluation, metric_records, score
 from mtl_cli.gradients import GradientEngine, Losses, StepResult, without_unlabelled
 from mtl_cli.precision import choose_device, choose_precision
 from mtl_cli.sampling import StepStream, count_steps_per_epoch, split_step
+from mtl_cli.sharing import TrainingMoment
 from mtl_cli.training.allocator import keep_freed_memory
 from mtl_cli.training.checkpoint import Checkpoints
 from mtl_cli.training.run import Progression, TrainingRun
@@ -105,6 +106,7 @@ class Loop:
         state, settings = self.state, self.settings
         began = time.monotonic()
         parts = self._parts_of_step()
+        self.model.sharing.start_step(self.model, TrainingMoment(state.step, self.total_steps, self.steps_per_epoch))
         result = self.engine.step(parts)
         self.grad_norm = torch.nn.utils.clip_grad_norm_(
             self.parameters, math.inf if settings.max_grad_norm is None else settings.max_grad_norm, foreach=True
@@ -211,6 +213,7 @@ class Loop:
         state, settings = self.state, self.settings
         self._check_finite()
         metrics: dict[str, dict[str, float]] = {}
+        self.model.sharing.forget_usage(self.model)
         try:
             for name in self.tasks:
                 split = self.run.data[name].splits["validation"]
@@ -221,6 +224,8 @@ class Loop:
             self._interrupt()
         total = score(metrics, self.tasks)
         record = {**metric_records("validation", metrics), "validation/score": total}
+        for name, found in self.model.sharing.learnt(self.model).items():
+            record.update(found.flat(name))
         self.run.metrics_file.append({"step": state.step, **record})
         self.run.loggers.log(record, state.step)
         value = self._best_value(metrics, total)

@@ -14,7 +14,8 @@ from mtl_cli.types import Fraction, NonNegativeFloat, PositiveFloat, Probability
 class AdamW:
     """AdamW (Loshchilov and Hutter, ICLR 2019), torch's fused one.
 
-    Vectors (biases, the scales of layer norms) have no weight decay, as usual since BERT.
+    Vectors (biases, the scales of layer norms) have no weight decay, as usual since BERT. A sharing strategy may mark
+    parameters of its own that have none, or another learning rate.
 
     Args:
         lr: base learning rate of the encoder.
@@ -51,7 +52,8 @@ class AdamW:
                 lr = self.lr * self.layer_decay ** (num_blocks - depth.get(id(parameter), 0))
             else:
                 lr = self.head_lr or self.lr
-            decay = self.weight_decay if parameter.ndim > 1 else 0.0
+            lr *= getattr(parameter, "lr_factor", 1.0)
+            decay = self.weight_decay if parameter.ndim > 1 and getattr(parameter, "decay", True) else 0.0
             groups.setdefault((lr, decay), []).append(parameter)
         return torch.optim.AdamW(
             [

@@ -18,12 +18,14 @@ class Window:
             parameters also under task/group.
         norms: the same of the norms of its gradient, where gradients were looked at.
         cosines: task -> another task -> sum of cosines, number of them, number of negative ones.
+        penalties: name -> the same of what the sharing strategy adds to the objective.
     """
 
     losses: dict[str, list[float]] = field(default_factory=dict)
     weights: dict[str, list[float]] = field(default_factory=dict)
     norms: dict[str, list[float]] = field(default_factory=dict)
     cosines: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    penalties: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, result: StepResult) -> None:
         """Take in a step."""
@@ -35,6 +37,8 @@ class Window:
         for task, groups in result.group_weights.items():
             for group, weight in groups.items():
                 _add(self.weights, f"{task}/{group}", float(weight))
+        for name, value in result.penalties.items():
+            _add(self.penalties, name, float(value))
         if result.conflict is None:
             return
         for task, norm in zip(result.conflict.tasks, result.conflict.norms_K.tolist(), strict=True):
@@ -51,6 +55,7 @@ class Window:
             **_means("train/loss", self.losses),
             **_means("train/weight", self.weights),
             **_means("train/grad_norm", self.norms),
+            **_means("train/penalty", self.penalties),
         }
         pairs = negative = 0.0
         for first, others in self.cosines.items():

@@ -60,13 +60,15 @@ def representation():
 
 def run_alone(model, weighting, parts):
     """As one process would: sums over processes left out."""
-    from mtl_cli.gradients import engine, losses
-
-    kept = {(module, name): getattr(module, name) for module in (engine, losses) for name in ("is_distributed",)}
-    kept |= {(engine, name): getattr(engine, name) for name in ("sum_over_ranks", "sum_gradients_over_ranks")}
-    engine.is_distributed = losses.is_distributed = lambda: False
-    engine.sum_over_ranks = lambda tensor: tensor
-    engine.sum_gradients_over_ranks = lambda parameters: None
+    alone = {
+        "is_distributed": lambda: False,
+        "sum_over_ranks": lambda tensor: tensor,
+        "sum_gradients_over_ranks": lambda parameters: None,
+    }
+    modules = [module for name, module in sys.modules.items() if name.startswith("mtl_cli.gradients.")]
+    kept = {(m, name): getattr(m, name) for m in modules for name in alone if hasattr(m, name)}
+    for module, name in kept:
+        setattr(module, name, alone[name])
     try:
         return run(model, weighting, parts)
     finally:

@@ -411,7 +411,7 @@ def test_a_loss_that_is_not_finite_reaches_the_gradient_and_no_solver(scope):
 def test_a_single_number_of_kept_bytes_changes_nothing(monkeypatch):
     step = step_of()
     for share in (0.0, 100.0):
-        monkeypatch.setattr("mtl_cli.gradients.engine._KEEP_SHARE", share)
+        monkeypatch.setattr("mtl_cli.gradients.collecting._KEEP_SHARE", share)
         check(model_of(), step, Probe(engine="segmented"))
 
 

@@ -1,6 +1,6 @@
 """torchjd's published table, from model parameters through the engines to `.grad`."""
 
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from torch import nn
 
 from mtl_cli.encoders import Layout, use_layout
 from mtl_cli.gradients import GradientEngine
+from mtl_cli.sharing import HardSharing
 from mtl_cli.weighting import (
     IMTLG,
     MGDA,
@@ -45,6 +46,7 @@ class OneLayer(nn.Module):
         super().__init__()
         self.shared = nn.Linear(3, 1, bias=False)
         self.tasks = {"a": None, "b": None}
+        self.sharing = HardSharing()
         self.encoder = SimpleNamespace(blocks=[], packed=True, parameters=self.shared.parameters)
 
     def parameter_partition(self):
@@ -58,9 +60,13 @@ class LinearLosses:
     """The loss of a task is its row of the Jacobian times the weights."""
 
     device = torch.device("cpu")
+    auxiliary = MappingProxyType({})
 
     def __init__(self, model):
         self.model = model
+
+    def objective(self, losses):
+        return losses.sum()
 
     def normalizers(self, micro_batches, tasks):
         return {}

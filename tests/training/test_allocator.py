@@ -24,7 +24,8 @@ print((process.memory_info().rss - before) // 2**20)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep what is freed")
 @pytest.mark.parametrize("keep", [True, False])
 def test_freed_memory_stays_with_the_process_where_it_is_told_to(keep):
-    found = subprocess.run([sys.executable, "-c", PROGRAM.format(keep=keep)], capture_output=True, text=True, check=True)
+    program = PROGRAM.format(keep=keep)
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert (int(found.stdout) > 200) == keep
 
 

@@ -1,0 +1,217 @@
+"""Every strategy with every family of encoders: what must hold whatever the strategy.
+
+The variants of a strategy are in settings/<name>.json; a strategy without such a file is tried with its YAML alone.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from encoders import tiny_encoders
+from encoders.tiny_encoders import CONFIGS, PACKED
+from gradients.steps import CPU, LABELS, gradients_of, halves, step_of, tasks
+
+from mtl_cli.build import instantiate
+from mtl_cli.encoders import Encoder, TransformerEncoder
+from mtl_cli.gradients import GradientEngine, Losses
+from mtl_cli.model import MultiTaskModel
+from mtl_cli.saved_model import load_model, save_model
+from mtl_cli.sharing import TrainingMoment
+from mtl_cli.training import AdamW
+from mtl_cli.training.checkpoint import Checkpoints
+from mtl_cli.training.seeding import generator_state, restore_generators
+from mtl_cli.types import UserError
+from mtl_cli.weighting import Equal, PCGrad
+
+CONF = Path(__file__).parents[2] / "conf/sharing"
+TASKS = ("mood", "nli", "tags")
+FAMILIES = [*CONFIGS, "transformer"]
+
+
+def cases():
+    found = []
+    for path in sorted(CONF.glob("*.yaml")):
+        file = Path(__file__).parent / "settings" / f"{path.stem}.json"
+        variants = json.loads(file.read_text(encoding="utf-8")) if file.exists() else [{"settings": {}}]
+        for number, variant in enumerate(variants):
+            for family in FAMILIES:
+                name = f"{path.stem}{number or ''}-{family}"
+                found.append(pytest.param(path.stem, variant, family, id=name))
+    return found
+
+
+def strategy_of(name, variant, family):
+    settings = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
+    chosen = variant.get("families", {}).get(family, variant["settings"])
+    strategy = instantiate({**settings, **chosen})
+    strategy.check_tasks(list(TASKS))
+    strategy.check_num_blocks(3)
+    return strategy
+
+
+def encoder_of(family):
+    torch.manual_seed(0)
+    if family == "transformer":
+        spec = TransformerEncoder(vocab_size=300, hidden_size=32, num_layers=3, max_length=64)
+        encoder = spec.build(tokenizer=tiny_encoders.tokenizer())
+        encoder.model.resize_token_embeddings(tiny_encoders.VOCABULARY)  # the random rows have ids up to that
+        return encoder
+    model = tiny_encoders.reference_model(family)
+    return Encoder(model, tiny_encoders.tokenizer(), pooling="mean", packed=family in PACKED)
+
+
+def model_of(name, variant, family, moved=True):
+    """A model away from its neutral start, where adapters say nothing and columns are alike."""
+    encoder, strategy = encoder_of(family), strategy_of(name, variant, family)
+    torch.manual_seed(1)
+    of_tasks = {task: found for task, found in tasks().items() if task in TASKS}
+    model = MultiTaskModel(encoder, strategy, of_tasks, {task: LABELS[task] for task in TASKS})
+    if moved:
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@pytest.fixture
+def skip_refused(request):
+    """Where a variant says that a family is refused, see that it is, and with which words."""
+    _, variant, family = (request.getfixturevalue(key) for key in ("name", "variant", "family"))
+    pattern = variant.get("refused", {}).get(family)
+    if pattern is not None:
+        with pytest.raises(UserError, match=pattern):
+            model_of(request.getfixturevalue("name"), variant, family)
+        pytest.skip("refused, with the reason")
+
+
+def train(model, first, last, checkpoints=None, stop=None, state=None):
+    """Some steps as the training loop makes them, dropout on; some lack a task, one has micro-batches."""
+    model.train()
+    optimizer, weighting = AdamW(lr=1e-3).build(model), Equal()
+    weighting.start(list(model.tasks))
+    engine = GradientEngine(model, weighting, Losses(model, "fp32", CPU))
+    if state is not None:
+        optimizer.load_state_dict(state["optimizer"])
+        restore_generators(state["generators"])
+    losses = []
+    for number in range(first, last):
+        if number == stop:
+            checkpoints.save(number, model, {"optimizer": optimizer.state_dict(), "generators": generator_state()})
+        names = ("mood", "tags") if number == 1 else TASKS
+        step = step_of(names, seed=number)
+        model.sharing.start_step(model, TrainingMoment(number, 6, 2))
+        result = engine.step([halves(step) if number == 2 else [step]])
+        assert all(value.isfinite() for value in result.penalties.values())
+        losses.append(torch.stack(list(result.losses.values())).sum().item())
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        engine.after_update()
+    return losses
+
+
+@pytest.mark.usefixtures("skip_refused")
+@pytest.mark.parametrize(("name", "variant", "family"), cases())
+def test_rows_do_not_depend_on_other_tasks_rows_and_a_saved_model_says_the_same(name, variant, family, tmp_path):
+    model, step = model_of(name, variant, family).eval(), step_of(TASKS)
+    with torch.no_grad():
+        together = model(step)
+        for task, logits_MC in together.items():
+            assert logits_MC.isfinite().all()
+            torch.testing.assert_close(model({task: step[task]})[task], logits_MC, atol=2e-5, rtol=1e-4)
+            others = {other: rows for other, rows in step.items() if other != task}
+            changed = step_of(TASKS, seed=50) | {task: step[task]}
+            torch.testing.assert_close(model(changed)[task], logits_MC, atol=2e-5, rtol=1e-4)
+            assert set(model(others)) == set(others)
+    save_model(model, tmp_path)
+    loaded = load_model(tmp_path)
+    assert type(loaded.sharing) is type(model.sharing)
+    with torch.no_grad():
+        for task, logits_MC in loaded(step).items():
+            torch.testing.assert_close(logits_MC, together[task], atol=1e-6, rtol=1e-6)
+    texts = ["the cat sat on the mat", "it rained all day"]
+    predicted = model.predict("mood", texts)
+    assert [record["prediction"] for record in loaded.predict("mood", texts)] == [r["prediction"] for r in predicted]
+
+
+@pytest.mark.usefixtures("skip_refused")
+@pytest.mark.parametrize(("name", "variant", "family"), cases())
+def test_each_task_trains_its_own_parameters_and_all_train_the_shared_ones(name, variant, family):
+    model, step = model_of(name, variant, family).eval(), step_of(TASKS)
+    losses = Losses(model, "fp32", CPU)
+    partition = model.parameter_partition()
+    assert set(partition) == {name for name, p in model.named_parameters() if p.requires_grad}
+    reached: dict[str, set[str]] = {parameter: set() for parameter in partition}
+    for task, batch in step.items():
+        model.zero_grad(set_to_none=True)
+        normalizers = losses.normalizers([{task: batch}], [task])
+        losses({task: batch}, normalizers)[task].backward()
+        for parameter, gradient in gradients_of(model).items():
+            if gradient.abs().sum() > 0:
+                reached[parameter].add(task)
+    for parameter, by in reached.items():
+        part = partition[parameter]
+        if part != "shared":
+            assert by <= {part}, f"{parameter} belongs to {part}, but is trained by {by}"
+    model.train()
+    model.zero_grad(set_to_none=True)
+    weighting = Equal()
+    weighting.start(list(TASKS))
+    GradientEngine(model, weighting, Losses(model, "fp32", CPU)).step([[step]])
+    never = [parameter for parameter in partition if parameter not in gradients_of(model)]
+    allowed = tuple(variant.get("without_gradient", []))
+    assert [name for name in never if not any(part in name for part in allowed)] == []
+
+
+@pytest.mark.usefixtures("skip_refused")
+@pytest.mark.parametrize(("name", "variant", "family"), cases())
+def test_a_resumed_run_equals_one_that_was_not_stopped(name, variant, family, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    whole = model_of(name, variant, family, moved=False)
+    torch.manual_seed(7)
+    losses = train(whole, 0, 6, checkpoints, stop=3)
+    assert losses == losses  # finite
+    resumed = model_of(name, variant, family)
+    torch.manual_seed(99)
+    _, folder = checkpoints.latest()
+    state = checkpoints.load(folder, resumed)
+    train(resumed, 3, 6, state=state)
+    ours, theirs = resumed.state_dict(), whole.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert [key for key in theirs if not torch.equal(ours[key], theirs[key])] == []
+
+
+@pytest.mark.usefixtures("skip_refused")
+@pytest.mark.parametrize(("name", "variant", "family"), [c for c in cases() if c.values[2] in ("bert", "t5")])
+def test_one_pass_and_a_pass_a_task_give_the_same_balanced_gradient(name, variant, family):
+    found = []
+    if not strategy_of(name, variant, family).shares_parameters():
+        pytest.skip("nothing is shared")
+    for engine in ("auto", "per_task"):
+        model = model_of(name, variant, family).eval()
+        weighting = PCGrad(engine=engine)
+        weighting.start(list(TASKS), seed=1)
+        GradientEngine(model, weighting, Losses(model, "fp32", CPU)).step([[step_of(TASKS)]])
+        found.append(gradients_of(model))
+    assert found[0].keys() == found[1].keys()
+    length = torch.stack([g.norm() for g in found[1].values()]).norm()
+    difference = torch.stack([(found[0][key] - found[1][key]).norm() for key in found[1]]).norm()
+    assert difference < 1e-4 * length
+
+
+@pytest.mark.usefixtures("skip_refused")
+@pytest.mark.parametrize(("name", "variant", "family"), [c for c in cases() if c.values[2] in ("bert", "deberta-v2")])
+def test_training_in_bf16_stays_near_float32(name, variant, family):
+    losses = []
+    for precision in ("fp32", "bf16"):
+        model = model_of(name, variant, family).eval()
+        step = step_of(TASKS)
+        measured = Losses(model, precision, CPU)
+        found = measured(step, measured.normalizers([step], list(step)))
+        measured.objective(torch.stack(list(found.values()))).backward()
+        assert all(gradient.isfinite().all() for gradient in gradients_of(model).values())
+        losses.append(torch.stack(list(found.values())).detach())
+    torch.testing.assert_close(losses[1], losses[0], atol=0.15, rtol=0.1)

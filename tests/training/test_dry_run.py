@@ -1,0 +1,39 @@
+"""What `mtl train dry_run=true` says, and that nothing is trained."""
+
+import pytest
+from gradients.steps import model_of, step_of
+
+from mtl_cli.commands.dry_run import Cost, operations_of, parts_of
+
+
+def test_parameters_are_counted_by_part():
+    model = model_of(num_shared_layers=2)
+    found = parts_of(model)
+    assert sum(found.values()) == sum(p.numel() for p in model.parameters())
+    block = sum(p.numel() for p in model.encoder.blocks[2].of_task["mood"].parameters())
+    head = sum(p.numel() for p in model.heads["mood"].parameters())
+    assert found["mood"] == block + head
+    assert "frozen" not in found
+    model.encoder.blocks[0].requires_grad_(False)
+    frozen = sum(p.numel() for p in model.encoder.blocks[0].parameters())
+    assert parts_of(model)["frozen"] == frozen
+    assert parts_of(model)["shared"] == found["shared"] - frozen
+
+
+def test_memory_is_sixteen_bytes_of_a_trained_parameter_and_four_of_a_frozen_one():
+    assert Cost({"shared": 10, "a": 2, "frozen": 5}, 0).num_bytes == 16 * 12 + 4 * 5
+
+
+def test_blocks_of_tasks_own_have_the_operations_of_shared_ones():
+    # Each row goes through one copy, whosever it is; attention alone differs, as it pads rows in groups.
+    shared, own = (operations_of(model_of(num_shared_layers=n), step_of()) for n in (None, 1))
+    assert own == pytest.approx(shared, rel=0.05)
+
+
+def test_operations_are_those_of_the_products_and_three_times_the_forward_pass():
+    model, step = model_of(), step_of(("mood",))
+    tokens = step["mood"].num_tokens
+    weights = sum(p.numel() for name, p in model.encoder.named_parameters() if p.ndim == 2 and "embeddings" not in name)
+    # Forward, by the inputs, by the weights: 2 operations a weight and token each; attention comes on top. The lowest
+    # layers' inputs are embeddings, which are trained: no product is left out.
+    assert 1.0 <= operations_of(model, step) / (3 * 2 * weights * tokens) < 1.3
