@@ -112,6 +112,15 @@ def _predict(arguments: list[str]) -> int:
     return _hydra("predict", arguments, job)
 
 
+def _inspect(arguments: list[str]) -> int:
+    def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
+        from mtl_cli.commands.inspect import inspect
+
+        return inspect(config)
+
+    return _hydra("inspect", arguments, job)
+
+
 def _tasks(arguments: list[str]) -> int:
     from mtl_cli.listing import tasks_command
 
@@ -130,6 +139,11 @@ COMMANDS = {
         "label the texts of a file with a finished run",
         "mtl predict run=outputs/2026-01-31/12-00-00-000000 input=texts.jsonl output=labelled.jsonl",
         _predict,
+    ),
+    "inspect": Command(
+        "draw what a run measured and learnt, as one page of HTML",
+        "mtl inspect run=outputs/2026-01-31/12-00-00-000000",
+        _inspect,
     ),
     "tasks": Command("list the tasks, encoders, strategies, ... that can be named", "mtl tasks encoder", _tasks),
 }

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
-import torch
 from annotated_types import Ge, Gt, Interval
 
 from mtl_cli.errors import UserError as UserError
+
+if TYPE_CHECKING:  # reading a run folder needs neither
+    import numpy as np
+    import torch
 
 IGNORE_INDEX = -100
 """The label that no loss and no metric counts."""

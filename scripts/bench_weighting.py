@@ -16,102 +16,38 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import platform
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 import yaml
+from bench_steps import ENCODERS, Bench, peak_bytes, refuse_overload, summary, timed
 from rich.console import Console
 from rich.table import Table
-from transformers import BertConfig, BertModel
 
 from mtl_cli.build import instantiate
-from mtl_cli.encoders import BundledMiniLM, Encoder
-from mtl_cli.gradients import GradientEngine, Losses
-from mtl_cli.model import MultiTaskModel
+from mtl_cli.gradients import GradientEngine
 from mtl_cli.precision import choose_device, choose_precision
-from mtl_cli.saved_model import UnavailableSource
 from mtl_cli.sharing import HardSharing
-from mtl_cli.tasks import SingleTextClassification
-from mtl_cli.training import AdamW
 from mtl_cli.training.allocator import keep_freed_memory
 from mtl_cli.types import Batch, UserError
 from mtl_cli.weighting import Weighting
 
 CONF = Path(__file__).parents[1] / "conf/weighting"
-NUM_CLASSES = 3
-ROW_TOKENS = (112, 88, 72, 64, 64, 56, 40, 16)  # 512 tokens in 8 rows
-MAX_LOAD = 0.5  # of the cores, over the last minute
 
 
-class Bench:
-    """A model of K tasks, its optimizer, and one step of rows."""
-
-    def __init__(self, encoder: str, num_tasks: int, num_tokens: int, device: torch.device) -> None:
-        torch.manual_seed(0)
-        self.device = device
-        self.precision = choose_precision("auto", device)
-        tasks = {f"task{i}": SingleTextClassification(source=UnavailableSource()) for i in range(num_tasks)}
-        labels = {name: [str(c) for c in range(NUM_CLASSES)] for name in tasks}
-        self.model = MultiTaskModel(make_encoder(encoder), HardSharing(), tasks, labels).to(device).train()
-        self.optimizer = AdamW(lr=1e-5).build(self.model)
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.step_of_rows = make_step(list(tasks), num_tokens, device)
-        self.losses = Losses(self.model, self.precision, device)
-
-    def engine(self, weighting: Weighting) -> GradientEngine:
-        weighting.start(list(self.model.tasks), seed=0)
-        return GradientEngine(self.model, weighting, self.losses)
-
-    def parts(self, weighting: Weighting) -> list[list[dict[str, Batch]]]:
-        """The step, cut into the batches that a method asks for."""
-        if weighting.num_batches == 1:
-            return [[self.step_of_rows]]
-        if min(rows.num_rows for rows in self.step_of_rows.values()) < weighting.num_batches:
-            raise UserError(f"fewer than {weighting.num_batches} rows of a task")
-        return [[cut_rows(self.step_of_rows, i, weighting.num_batches)] for i in range(weighting.num_batches)]
-
-    def update(self) -> None:
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-
-def make_encoder(name: str) -> Encoder:
-    if name == "minilm":
-        return BundledMiniLM().build()
-    tokenizer = BundledMiniLM().load_tokenizer()
-    model = BertModel(BertConfig(), add_pooling_layer=False)
-    return Encoder(model, tokenizer, pooling="mean", packed=True)
-
-
-def make_step(tasks: list[str], num_tokens: int, device: torch.device) -> dict[str, Batch]:
-    """Rows of random tokens, dealt out to the tasks in turn."""
-    num_rows = num_tokens * len(ROW_TOKENS) // sum(ROW_TOKENS)
-    lengths = np.resize(ROW_TOKENS, num_rows)
-    generator = torch.Generator().manual_seed(1)
-    order = np.random.default_rng(1).permutation(num_rows)
-    step = {}
-    for place, task in enumerate(tasks):
-        of_task = lengths[order[place :: len(tasks)]]
-        step[task] = Batch(
-            input_ids_N=torch.randint(1000, 30_000, (int(of_task.sum()),), generator=generator),
-            lengths_B=torch.from_numpy(of_task.astype(np.int64)),
-            token_type_ids_N=None,
-            positions_M=None,
-            labels_M=torch.randint(0, NUM_CLASSES, (len(of_task),), generator=generator),
-            rows_B=np.arange(len(of_task)),
-        ).to(device)
-    return step
+def make_parts(bench: Bench, weighting: Weighting) -> list[list[dict[str, Batch]]]:
+    """The step, cut into the batches that a method asks for."""
+    if weighting.num_batches == 1:
+        return [[bench.step_of_rows]]
+    if min(rows.num_rows for rows in bench.step_of_rows.values()) < weighting.num_batches:
+        raise UserError(f"fewer than {weighting.num_batches} rows of a task")
+    return [[cut_rows(bench.step_of_rows, i, weighting.num_batches)] for i in range(weighting.num_batches)]
 
 
 def cut_rows(step: dict[str, Batch], part: int, num_parts: int) -> dict[str, Batch]:
@@ -148,7 +84,7 @@ def make_steps(bench: Bench, methods: list[str]) -> dict[str, Callable[[], None]
     for name in methods:
         try:
             weighting = make_weighting(name)
-            engine, parts = bench.engine(weighting), bench.parts(weighting)
+            engine, parts = bench.engine(weighting), make_parts(bench, weighting)
         except (UserError, RuntimeError) as error:
             print(f"left out: {name} with {len(bench.model.tasks)} tasks ({str(error).splitlines()[0]})")
             continue
@@ -183,19 +119,8 @@ def make_torchjd_step(bench: Bench) -> Callable[[], None]:
     return step
 
 
-def timed(step: Callable[[], None], device: torch.device) -> tuple[float, float]:
-    """Wall time and CPU time of this thread, in seconds."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    wall, cpu = time.perf_counter(), time.thread_time()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - wall, time.thread_time() - cpu
-
-
 def measure(args: argparse.Namespace, num_tasks: int, device: torch.device) -> dict[str, Any]:
-    bench = Bench(args.encoder, num_tasks, args.tokens, device)
+    bench = Bench(args.encoder, HardSharing(), num_tasks, args.tokens, device)
     steps = make_steps(bench, args.methods)
     if args.torchjd:
         steps["torchjd's engine"] = make_torchjd_step(bench)
@@ -206,19 +131,6 @@ def measure(args: argparse.Namespace, num_tasks: int, device: torch.device) -> d
             if round_number > 0:
                 times[name].append(taken)
     return {name: summary(found, times["equal"]) for name, found in times.items()}
-
-
-def summary(found: list[tuple[float, float]], equal: list[tuple[float, float]]) -> dict[str, float]:
-    wall = [a / b for (a, _), (b, _) in zip(found, equal, strict=True)]
-    cpu = [a / b for (_, a), (_, b) in zip(found, equal, strict=True)]
-    low, median, high = statistics.quantiles(wall, n=4) if len(wall) > 1 else (wall[0],) * 3
-    return {
-        "ratio": median,
-        "ratio_low": low,
-        "ratio_high": high,
-        "cpu_ratio": statistics.median(cpu),
-        "seconds": statistics.median(wall_seconds for wall_seconds, _ in found),
-    }
 
 
 def peak_memory(args: argparse.Namespace, method: str, num_tasks: int) -> int:
@@ -232,29 +144,16 @@ def peak_memory(args: argparse.Namespace, method: str, num_tasks: int) -> int:
 
 
 def print_peak_memory(args: argparse.Namespace, device: torch.device) -> None:
-    bench = Bench(args.encoder, args.tasks[0], args.tokens, device)
+    bench = Bench(args.encoder, HardSharing(), args.tasks[0], args.tokens, device)
     (step,) = make_steps(bench, [args.methods[-1]]).values()
     for _ in range(3):
         step()
-    if device.type == "cuda":
-        print(torch.cuda.max_memory_allocated(device))
-    else:
-        import resource
-
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-
-
-def refuse_overload(force: bool) -> float:
-    """Stop where other work would be measured too."""
-    load = psutil.getloadavg()[0] / (os.cpu_count() or 1)
-    if load > MAX_LOAD and not force:
-        sys.exit(f"the machine is busy: load {load:.2f} a core over the last minute, at most {MAX_LOAD}")
-    return load
+    print(peak_bytes(device))
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoder", choices=["minilm", "bert_base"], default="minilm")
+    parser.add_argument("--encoder", choices=ENCODERS, default="minilm")
     parser.add_argument("--methods", nargs="+", default=sorted(path.stem for path in CONF.glob("*.yaml")))
     parser.add_argument("--tasks", nargs="+", type=int, default=[1, 2, 4, 8, 16], metavar="K")
     parser.add_argument("--tokens", type=int, default=2048, help="tokens a step")

@@ -27,7 +27,8 @@ def test_help_lists_every_command_with_an_example(capsys):
 def test_an_unknown_command_is_answered_in_one_line_with_the_nearest(capsys):
     assert _main(["trian"]) == 2
     message = capsys.readouterr().err
-    assert message == "mtl: no command 'trian'; there are train, evaluate, predict, tasks; did you mean `mtl train`?\n"
+    known = "train, evaluate, predict, inspect, tasks"
+    assert message == f"mtl: no command 'trian'; there are {known}; did you mean `mtl train`?\n"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--cfg", "job"], ["train", "--help"], ["tasks"]])

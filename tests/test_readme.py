@@ -50,7 +50,7 @@ def interrupted_run(embedded_run, tmp_path):
 
 
 def test_the_readme_names_commands():
-    assert {command[0] for command in COMMANDS} == {"train", "evaluate", "predict", "tasks"}
+    assert {command[0] for command in COMMANDS} == {"train", "evaluate", "predict", "inspect", "tasks"}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

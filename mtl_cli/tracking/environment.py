@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
 from mtl_cli import __version__
 from mtl_cli.tracking.masking import mask_command
@@ -30,6 +29,8 @@ def environment_record(
         command: the words of the command line; None: this process's. Secrets are masked.
         project_folder: whose git commit to record; None: the current folder.
     """
+    import torch  # not at the top: reading a run folder does without it
+
     folder = Path(project_folder) if project_folder is not None else Path.cwd()
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -60,6 +61,8 @@ def _packages() -> dict[str, str]:
 
 
 def _cpu() -> dict[str, Any]:
+    import torch
+
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "model": _cpu_model(),
@@ -82,6 +85,8 @@ def _cpu_model() -> str:
 
 
 def _gpus() -> list[dict[str, Any]]:
+    import torch
+
     try:
         properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     except (RuntimeError, AssertionError):  # a driver that PyTorch cannot use

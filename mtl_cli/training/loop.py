@@ -297,12 +297,3 @@ class Loop:
     def _interrupt(self) -> None:
         assert self.stop.signal_number is not None
         raise Interrupted(self.stop.signal_number)
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Peak memory of this process: of the GPU where it computes on one, else resident memory."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -18,7 +18,8 @@ def help_template(command: str, name: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("command", "name"), [("train", "mtl"), ("evaluate", "mtl_evaluate"), ("predict", "mtl_predict")]
+    ("command", "name"),
+    [("train", "mtl"), ("evaluate", "mtl_evaluate"), ("predict", "mtl_predict"), ("inspect", "mtl_inspect")],
 )
 def test_help_is_made_of_what_hydra_fills_in(command: str, name: str) -> None:
     text = help_template(command, name)
@@ -30,7 +31,9 @@ def test_help_is_made_of_what_hydra_fills_in(command: str, name: str) -> None:
     assert max(map(len, filled.splitlines())) <= 120
 
 
-@pytest.mark.parametrize(("command", "name"), [("evaluate", "mtl_evaluate"), ("predict", "mtl_predict")])
+@pytest.mark.parametrize(
+    ("command", "name"), [("evaluate", "mtl_evaluate"), ("predict", "mtl_predict"), ("inspect", "mtl_inspect")]
+)
 def test_help_explains_exactly_the_settings_of_the_command(command: str, name: str) -> None:
     explained = re.findall(r"^(\w+) {2,}\S", help_template(command, name), flags=re.MULTILINE)
     settings = OmegaConf.load(CONF / f"{command}.yaml")

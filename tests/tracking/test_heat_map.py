@@ -2,8 +2,20 @@
 
 import math
 from html.parser import HTMLParser
+from itertools import product
 
-from mtl_cli.tracking.heat_map import cosine_heat_map
+import pytest
+
+from mtl_cli.tracking.heat_map import (
+    colour_of,
+    cosine_heat_map,
+    cosine_table,
+    heat_table,
+    hex_of,
+    limits_of,
+    number_text,
+    text_colour_on,
+)
 
 
 class Table(HTMLParser):
@@ -77,3 +89,65 @@ def test_the_page_fetches_nothing():
     assert Table(page).links == []
     assert "url(" not in page
     assert "http" not in page
+
+
+def test_the_page_holds_the_table():
+    cosines = {("a", "b"): 0.5}
+    assert cosine_table(["a", "b"], cosines, "caption") in cosine_heat_map(["a", "b"], cosines, "caption")
+
+
+def test_rows_and_columns_may_differ():
+    table = Table(heat_table(["r"], ["x", "y", "z"], [[0.25, None, math.inf]], "share", "caption"))
+    assert table.texts() == [["", "x", "y", "z"], ["r", "0.25", "", ""]]
+    assert table.style(0, 1) == table.style(0, 2) == "background:#e0e0e0"
+
+
+@pytest.mark.parametrize(("scale", "limits"), [("signed", (-4.0, 4.0)), ("share", (0.0, 1.0)), ("plain", (-4.0, 3.0))])
+def test_what_the_ends_of_the_colours_stand_for_follows_from_the_scale(scale, limits):
+    assert limits_of([[1.0, None], [-4.0, 3.0], [math.nan, math.inf]], scale) == limits
+
+
+def test_a_matrix_without_a_number_or_with_one_alone_has_colours():
+    assert limits_of([[None]], "signed") == limits_of([[0.0]], "signed") == (-1.0, 1.0)
+    assert limits_of([[None]], "plain") == (0.0, 0.0)
+    assert colour_of(3.0, "plain", 3.0, 3.0) == (255, 255, 255)
+
+
+def test_colours_run_from_white_to_blue_for_shares_and_to_purple_for_others():
+    assert [hex_of(colour_of(value, "share", 0.0, 1.0)) for value in (-0.1, 0.0, 1.0, 1.1)] == [
+        "#ffffff",
+        "#ffffff",
+        "#2166ac",
+        "#2166ac",
+    ]
+    # (255 + 84) / 2, (255 + 39) / 2, (255 + 143) / 2
+    assert [colour_of(value, "plain", 2.0, 6.0) for value in (2.0, 4.0, 6.0)] == [
+        (255, 255, 255),
+        (170, 147, 199),
+        (84, 39, 143),
+    ]
+
+
+def test_every_number_can_be_read_on_its_colour():
+    def luminance(colour):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in colour)]
+        return sum(a * b for a, b in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    for scale, step in product(("signed", "share", "plain"), range(-20, 21)):
+        colour = colour_of(step / 20, scale, -1.0, 1.0)
+        on = 1.0 if text_colour_on(colour) == "#fff" else 0.0
+        bright, dark = max(luminance(colour), on), min(luminance(colour), on)
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5
+
+
+@pytest.mark.parametrize(
+    ("value", "limits", "text"),
+    [
+        (0.123, (0.0, 1.0), "0.12"),
+        (0.00123, (-0.002, 0.002), "0.0012"),
+        (123456.0, (0.0, 123456.0), "1.2e+05"),
+        (0.0, (0.0, 0.0), "0"),
+    ],
+)
+def test_a_number_is_as_long_as_a_cell_has_room_for(value, limits, text):
+    assert number_text(value, *limits) == text

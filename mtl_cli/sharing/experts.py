@@ -1,0 +1,87 @@
+"""Experts: small networks, or copies of a block, whose outputs are mixed.
+
+Shapes: D hidden width, E experts. "..." stands for (1, N) where rows are packed and for (B, T) where they are padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from torch import nn
+from torch.nn.functional import gelu
+
+from mtl_cli.types import UserError
+
+
+class FeedForwardExpert(nn.Module):
+    """A bottleneck, W_2 gelu(W_1 h + b_1) + b_2, to be added to h. It begins as 0, so that nothing is added.
+
+    W_1 as in BERT from a normal distribution of standard deviation 0.02, all else 0: experts differ from the first
+    step on, because their W_1 do.
+
+    Args:
+        hidden_size: D.
+        width: outputs of W_1.
+    """
+
+    def __init__(self, hidden_size: int, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(hidden_size, width)
+        self.outer = nn.Linear(width, hidden_size)
+        nn.init.normal_(self.inner.weight, std=0.02)
+        for parameter in (self.inner.bias, self.outer.weight, self.outer.bias):
+            nn.init.zeros_(parameter)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return (..., D) for hidden states (..., D)."""
+        output: torch.Tensor = self.outer(gelu(self.inner(hidden)))
+        return output
+
+
+def copies(block: nn.Module, count: int, noise: float) -> nn.ModuleList:
+    """Return copies of a block with a little noise.
+
+    Args:
+        block: the block.
+        count: how many.
+        noise: standard deviation of what is added to the numbers of each trainable matrix, in units of that of the
+            matrix itself. Biases and scales stay as they are.
+    """
+    found = nn.ModuleList(deepcopy(block) for _ in range(count))
+    if noise:
+        with torch.no_grad():
+            for parameter in found.parameters():
+                if parameter.requires_grad and parameter.ndim > 1:
+                    parameter.add_(torch.randn_like(parameter) * (noise * parameter.std()))
+    return found
+
+
+def mix(weights: torch.Tensor, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the sum of the experts' outputs, (..., D) each, times their weights, (..., E), in the outputs' type.
+
+    Added up in the weights' type, float32: in bfloat16 weights would not add up to 1.
+    """
+    total = weights[..., :1] * outputs[0]
+    for place, output in enumerate(outputs[1:], start=1):
+        total = total + weights[..., place : place + 1] * output
+    return total.to(outputs[0].dtype)
+
+
+def numbered(name: str, count: int) -> list[str]:
+    """Return names of experts: name_0, name_1, ..."""
+    return [f"{name}_{number}" for number in range(count)]
+
+
+def check_num_expert_layers(num_expert_layers: int, num_blocks: int) -> None:
+    """Refuse experts in more blocks than there are.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    if num_expert_layers > num_blocks:
+        raise UserError(
+            f"sharing.num_expert_layers: found {num_expert_layers}, but the encoder has {num_blocks} blocks; allowed: "
+            f"1 to {num_blocks}"
+        )

@@ -1,0 +1,119 @@
+"""Low-rank adaptation.
+
+Shapes: K tasks, L blocks, D inputs and O outputs of a layer, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from mtl_cli.encoders import Encoder
+from mtl_cli.encoders.sites import SiteName
+from mtl_cli.sharing.learnt import Learnt
+from mtl_cli.sharing.lora_layers import (
+    LowRankUpdate,
+    OneForAll,
+    OneForEach,
+    RankScaling,
+    add_low_rank_updates,
+    check_targets,
+    named_updates,
+    scaling_of,
+)
+from mtl_cli.sharing.strategy import SharingStrategy
+from mtl_cli.types import PositiveFloat, PositiveInt, Probability
+
+if TYPE_CHECKING:
+    from mtl_cli.model import MultiTaskModel
+
+
+@dataclass(kw_only=True)
+class LoRA(SharingStrategy):
+    """Each task has low-rank updates of its own of some of the encoder's weights.
+
+    A linear layer computes, for the rows of task t,
+
+        W x + (alpha / R) B_t A_t x,
+
+    W (O x D) the encoder's weight, A_t (R x D) and B_t (O x R) the task's. Hu et al., LoRA: Low-Rank Adaptation of
+    Large Language Models, ICLR 2022. B begins at zero, so that the first step sees the plain encoder; A begins as in
+    the official code (see `LowRank`). Where ours differs:
+
+    - The paper adapts to one task at a time. Here tasks train together, which matters where they share something: with
+      `per_task: false` all share one A and B, with `train_encoder: true` the encoder. With neither, nothing is shared
+      between the tasks but a frozen encoder: as many adaptations as tasks, computed in one pass.
+    - Updates are never merged into W, because the rows of a step belong to several tasks.
+
+    Attributes:
+        rank: R; 8 is the paper's for RoBERTa.
+        alpha: numerator of the scaling; the paper takes the first rank that was tried, twice the rank is usual since.
+        rank_scaling: "standard" is alpha / R, "sqrt" is alpha / sqrt(R), with which the learning rate needs no change
+            at larger ranks (Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023).
+        dropout: share of the update's inputs set to zero in training. The paper has up to 0.1 (GPT-2).
+        targets: which layers of each block: query, key, value, attention_output, feed_forward_input,
+            feed_forward_output. None: query and value, as in the paper; of a family whose queries serve relative
+            positions too (DeBERTa), value alone.
+        per_task: whether each task has its own matrices; False: one pair a layer for all tasks.
+        train_encoder: whether the encoder is trained, too; the paper freezes it.
+    """
+
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    rank_scaling: RankScaling = "standard"
+    dropout: Probability = 0.05
+    targets: list[SiteName] | None = None
+    per_task: bool = True
+    train_encoder: bool = False
+
+    def __post_init__(self) -> None:
+        check_targets(self.targets)
+
+    @property
+    def why_no_representation(self) -> str | None:  # type: ignore[override]
+        """With matrices of the tasks' own, each block has task-specific parts."""
+        return "each block holds low-rank matrices of the tasks' own" if self.per_task else None
+
+    def shares_parameters(self) -> bool:
+        """Whether the matrices or the encoder are trained by several tasks."""
+        return self.train_encoder or not self.per_task
+
+    def num_shared_blocks(self, num_blocks: int) -> int:
+        """Return how many blocks hold what several tasks train: all or none."""
+        return num_blocks if self.shares_parameters() else 0
+
+    def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
+        """Add the updates to the layers of all blocks."""
+
+        def make(num_inputs: int, num_outputs: int) -> LowRankUpdate:
+            if self.per_task:
+                return OneForEach(num_inputs, num_outputs, self.rank, task_names)
+            return OneForAll(num_inputs, num_outputs, self.rank)
+
+        scaling = scaling_of(self.alpha, self.rank, self.rank_scaling)
+        add_low_rank_updates(
+            encoder,
+            self.targets,
+            make,
+            scaling=scaling,
+            dropout=self.dropout,
+            train_encoder=self.train_encoder,
+        )
+
+    def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
+        """Return how large the updates of each block are: a row a task, or one for all."""
+        blocks = model.encoder.blocks
+        rows = list(model.tasks) if self.per_task else ["all_tasks"]
+        norms_KL = torch.zeros(len(rows), len(blocks))
+        with torch.no_grad():
+            for column, block in enumerate(blocks):
+                for _, layer, update in named_updates(block):
+                    assert isinstance(update, OneForEach | OneForAll)
+                    for row, task in enumerate(rows):
+                        norms_KL[row, column] += float(layer.scaling * update.matrix_of(task).norm()) ** 2
+        columns = [f"block_{index}" for index in range(len(blocks))]
+        title = "Frobenius norm of the scaled low-rank updates of each block"
+        return {"update_norms": Learnt.of(title, rows, columns, norms_KL.sqrt())}

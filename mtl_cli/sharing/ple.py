@@ -1,0 +1,278 @@
+"""Progressive layered extraction.
+
+Shapes: K tasks, D hidden width, E experts that a gate sees. "..." stands for (1, N) where rows are packed and for
+(B, T) where they are padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from mtl_cli.encoders import Encoder, Layout
+from mtl_cli.sharing.experts import FeedForwardExpert, check_num_expert_layers, copies, mix, numbered
+from mtl_cli.sharing.gates import GateLevel, SoftmaxGate, TaskGates, at_level, learnt_by_gates, uses_of
+from mtl_cli.sharing.learnt import Learnt
+from mtl_cli.sharing.rows import part_of, run_each, split_dim
+from mtl_cli.sharing.strategy import SharingStrategy
+from mtl_cli.sharing.task_modules import TaskModules
+from mtl_cli.sharing.wrappers import Wrapper, hidden_of, mark, with_hidden
+from mtl_cli.types import NonNegativeFloat, PositiveFloat, PositiveInt
+
+if TYPE_CHECKING:
+    from mtl_cli.model import MultiTaskModel
+
+
+@dataclass(kw_only=True)
+class PLE(SharingStrategy):
+    """Experts that all tasks share beside experts of each task, in several levels.
+
+    A level has a state for each task, x^k, and one that is shared, x^s. Task k's experts f^k_i look at x^k and the
+    shared experts f^s_i at x^s. A gate a task mixes its own and the shared experts, and the shared gate mixes all
+    experts, each by the state that it belongs to:
+
+        x^k <- x^k + sum_i g^k_i(x^k) [f^k(x^k), f^s(x^s)]_i,
+        x^s <- x^s + sum_i g^s_i(x^s) [f^1(x^1), ..., f^K(x^K), f^s(x^s)]_i,        g = softmax(W x + b).
+
+    All states begin as the hidden state of the last block; a task's head sees x^k of the last level, which has no
+    shared gate. Tang et al., Progressive Layered Extraction (PLE): A Novel Multi-Task Learning (MTL) Model for
+    Personalized Recommendations, RecSys 2020. Ours adds each level to its state, with experts that begin as 0, so that
+    the start is the plain encoder (the paper's levels replace the state; its network begins at random).
+
+    With "feed_forward", experts are bottlenecks (as in `MMoE`) and all levels stand behind the last block, in front of
+    a final normalisation where the family has one. In the paper an example has labels of all tasks; here a row belongs
+    to one task, but by the shared gate what it sees depends on all tasks' experts: it has up to K + 1 states, which is
+    cheap as experts are small. Below the last level other tasks' rows then train a task's experts, which hence count
+    as shared; experts of the last level, and gates of the last two, are the task's own. That is the paper, and the
+    default (`shared_gate: all`). With `shared_gate: own` the shared gate sees the row's own task's experts and the
+    shared ones, a gate for all tasks in which the places of the own experts mean each task's: two states, no cost
+    that grows with K, and experts that only their task ever trains.
+
+    With "block", experts are copies of whole blocks and a level is a block, the `num_expert_layers` highest: own and
+    shared copies mixed by the task's gate on the block's input. A row has one state, which all experts of the next
+    level see: each level is the paper's customized gate control (CGC), and there is no shared gate. A row costs as
+    much as `num_shared_experts` + `num_task_experts` blocks.
+
+    Attributes:
+        experts: what is an expert.
+        num_shared_experts: shared experts of a level.
+        num_task_experts: experts of each task of a level.
+        num_levels: levels ("feed_forward"); the paper has 2.
+        shared_gate: which experts the shared gate sees ("feed_forward").
+        num_expert_layers: levels, each a block, counted from the highest ("block").
+        expert_width: outputs of a bottleneck's first layer ("feed_forward").
+        expert_noise: noise in the weights of the copies of a block, in units of each matrix's standard deviation
+            ("block"); the first shared expert is the block as it was.
+        gate_level: whether a gate looks at each token, at the mean of a row's tokens, or at nothing ("task").
+        gate_lr_factor: how many times the encoder's learning rate the gates' is.
+    """
+
+    experts: Literal["block", "feed_forward"] = "feed_forward"
+    num_shared_experts: PositiveInt = 2
+    num_task_experts: PositiveInt = 1
+    num_levels: PositiveInt = 2
+    shared_gate: Literal["all", "own"] = "all"
+    num_expert_layers: PositiveInt = 1
+    expert_width: PositiveInt = 128
+    expert_noise: NonNegativeFloat = 0.01
+    gate_level: GateLevel = "token"
+    gate_lr_factor: PositiveFloat = 1.0
+
+    def check_num_blocks(self, num_blocks: int) -> None:
+        """Refuse experts in more blocks than there are."""
+        if self.experts == "block":
+            check_num_expert_layers(self.num_expert_layers, num_blocks)
+
+    def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
+        """Put experts and gates into the highest blocks, or behind the last."""
+        blocks = encoder.require_blocks("sharing.experts")
+        self.check_num_blocks(len(blocks))
+        if self.experts == "feed_forward":
+            levels = [self._level(encoder, task_names, number) for number in range(1, self.num_levels + 1)]
+            blocks[-1] = Extraction(blocks[-1], levels, task_names)
+            return
+        for index in range(len(blocks) - self.num_expert_layers, len(blocks)):
+            own = TaskModules(
+                {task: copies(blocks[index], self.num_task_experts, self.expert_noise) for task in task_names}
+            )
+            shared = copies(blocks[index], self.num_shared_experts - 1, self.expert_noise)
+            blocks[index] = ControlledBlocks(blocks[index], shared, own, self._gates(encoder, task_names))
+
+    def _gates(self, encoder: Encoder, task_names: Sequence[str], serve_all: bool = False) -> TaskGates:
+        columns = numbered("own", self.num_task_experts) + numbered("shared", self.num_shared_experts)
+        return TaskGates(
+            task_names,
+            partial(SoftmaxGate, num_experts=len(columns)),
+            encoder.hidden_size,
+            columns,
+            self.gate_level,
+            lr_factor=self.gate_lr_factor,
+            serve_all=serve_all,
+        )
+
+    def _level(self, encoder: Encoder, task_names: Sequence[str], number: int) -> ExtractionLevel:
+        def experts(count: int) -> nn.ModuleList:
+            return nn.ModuleList(FeedForwardExpert(encoder.hidden_size, self.expert_width) for _ in range(count))
+
+        everyone = self.shared_gate == "all"
+        own = {task: experts(self.num_task_experts) for task in task_names}
+        serve_all = everyone and number < self.num_levels
+        shared_gate = None
+        if number < self.num_levels:
+            num_own = self.num_task_experts * (len(task_names) if everyone else 1)
+            width = None if self.gate_level == "task" else encoder.hidden_size
+            shared_gate = SoftmaxGate(width, num_own + self.num_shared_experts)
+            mark(shared_gate, lr_factor=self.gate_lr_factor, decay=False)
+        return ExtractionLevel(
+            experts(self.num_shared_experts),
+            nn.ModuleDict(own) if serve_all else TaskModules(own),
+            self._gates(encoder, task_names, serve_all=everyone and number < self.num_levels - 1),
+            shared_gate,
+        )
+
+    def forget_usage(self, model: MultiTaskModel) -> None:
+        """Begin anew to count the gates' weights."""
+        for uses in uses_of(model.encoder, TaskGates).values():
+            for use in uses:
+                use.forget()
+
+    def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
+        """Return each task's mean weight of its own and the shared experts, and its gates' entropy."""
+        named = {}
+        for index, uses in uses_of(model.encoder, TaskGates).items():
+            if self.experts == "block":
+                named[f"block_{index}"] = uses[0]
+            else:
+                named.update({f"level_{number}": use for number, use in enumerate(uses, start=1)})
+        return learnt_by_gates(named, list(model.tasks))
+
+
+class ControlledBlocks(Wrapper):
+    """Copies of a block, some shared (the first of them the block as it was) and some of each task, mixed by gates.
+
+    What a block returns besides hidden states (T5's position bias) is that of the first shared one.
+    """
+
+    def __init__(self, block: nn.Module, shared: nn.ModuleList, own: TaskModules, gates: TaskGates) -> None:
+        super().__init__(block)
+        self.shared = shared
+        self.own = own
+        self.gates = gates
+
+    def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run all rows through the shared copies, and each task's rows through its own."""
+        layout = self.layout()
+        weights = self.gates(hidden, layout)
+        output = self.wrapped(hidden, *args, **kwargs)
+        own = [
+            run_each({task: self._own_block(task, number) for task in layout.tasks}, hidden, args, kwargs)
+            for number in range(self._num_own)
+        ]
+        shared = [output, *(block(hidden, *args, **kwargs) for block in self.shared)]
+        return with_hidden(output, mix(weights, [hidden_of(found) for found in own + shared]))
+
+    @property
+    def _num_own(self) -> int:
+        return len(next(iter(self.own.values())))  # type: ignore[arg-type]
+
+    def _own_block(self, task: str, number: int) -> nn.Module:
+        found = self.own[task]
+        assert isinstance(found, nn.ModuleList)
+        return found[number]
+
+
+class Extraction(Wrapper):
+    """The last block with the levels of extraction behind it."""
+
+    def __init__(self, block: nn.Module, levels: Sequence[ExtractionLevel], task_names: Sequence[str]) -> None:
+        super().__init__(block)
+        self.levels = nn.ModuleList(levels)
+        self._task_names = tuple(task_names)
+
+    def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Return what the block does, with each row's state of its own task."""
+        layout = self.layout()
+        output = self.wrapped(hidden, *args, **kwargs)
+        shared = hidden_of(output)
+        if self.levels[0].serves_all:
+            states = dict.fromkeys(self._task_names, shared)
+        else:
+            states = {task: part_of(shared, layout, task) for task in layout.tasks}
+        for level in self.levels:
+            states, shared = level(states, shared, layout)
+        dim, _ = split_dim(layout)
+        own = [states[task] for task in layout.tasks]
+        return with_hidden(output, torch.cat(own, dim=dim))
+
+
+class ExtractionLevel(nn.Module):
+    """Shared experts, each task's experts and gate, and the shared gate of all levels but the last.
+
+    Experts of tasks in a plain `nn.ModuleDict` see the rows of all tasks; so do gates that serve all.
+    """
+
+    def __init__(
+        self, shared: nn.ModuleList, own: nn.ModuleDict, gates: TaskGates, shared_gate: SoftmaxGate | None
+    ) -> None:
+        super().__init__()
+        self.shared = shared
+        self.own = own
+        self.gates = gates
+        self.shared_gate = shared_gate
+
+    @property
+    def serves_all(self) -> bool:
+        """Whether a task's experts see the rows of all tasks."""
+        return not isinstance(self.own, TaskModules)
+
+    def forward(
+        self, states: dict[str, torch.Tensor], shared: torch.Tensor, layout: Layout
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Return the states of the next level.
+
+        Args:
+            states: each task's state, (..., D): of all rows where a task's experts see all rows, else of its own rows
+                for the tasks of the step.
+            shared: the shared state of all rows, (..., D).
+            layout: of all rows.
+        """
+        of_task = {task: [expert(state) for expert in self._experts(task)] for task, state in states.items()}
+        of_all = [expert(shared) for expert in self.shared]
+        if not isinstance(self.gates.of_task, TaskModules):  # the next level's experts see all rows as well
+            new = {
+                task: state + mix(self.gates.weights_of(task, state, layout), of_task[task] + of_all).to(state.dtype)
+                for task, state in states.items()
+            }
+        else:
+            new = {task: self._own_state(task, states[task], of_task[task], of_all, layout) for task in layout.tasks}
+        if self.shared_gate is None:
+            return new, shared
+        weights = at_level(self.shared_gate.logits(shared), layout, self.gates.level).softmax(-1)
+        if self.serves_all:
+            seen = [output for outputs in of_task.values() for output in outputs]
+        else:
+            dim, _ = split_dim(layout)
+            by_place = zip(*(of_task[task] for task in layout.tasks), strict=True)
+            seen = [torch.cat(outputs, dim=dim) for outputs in by_place]
+        return new, shared + mix(weights, seen + of_all).to(shared.dtype)
+
+    def _own_state(
+        self, task: str, state: torch.Tensor, of_task: list[torch.Tensor], of_all: list[torch.Tensor], layout: Layout
+    ) -> torch.Tensor:
+        """The next state of a task's own rows."""
+        if self.serves_all:
+            state = part_of(state, layout, task)
+            of_task = [part_of(output, layout, task) for output in of_task]
+        weights = self.gates.weights_of(task, state, layout.of(task))
+        change = mix(weights, of_task + [part_of(output, layout, task) for output in of_all])
+        return state + change.to(state.dtype)
+
+    def _experts(self, task: str) -> nn.ModuleList:
+        found = self.own[task]
+        assert isinstance(found, nn.ModuleList)
+        return found

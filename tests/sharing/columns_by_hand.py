@@ -1,0 +1,98 @@
+"""Columns of an encoder that are mixed, worked out with one plain encoder a column."""
+
+import torch
+from encoders import tiny_encoders
+
+from mtl_cli.encoders import Encoder
+from mtl_cli.sharing.wrappers import hidden_of, with_hidden
+
+COLUMNS = ("a", "b", "c")
+LENGTHS = {"a": [5, 17, 2], "b": [9], "c": [3, 30]}
+
+
+def encode(strategy, encoder, lengths=LENGTHS, packed=None, seed=0):
+    """Hidden states of random rows, their ids, and their layout."""
+    packed = encoder.packed if packed is None else packed
+    input_ids_N, layout = tiny_encoders.rows(lengths, packed=packed, seed=seed)
+    return strategy.encode(encoder, input_ids_N, None, layout), input_ids_N, layout
+
+
+def drift_apart(encoder, seed=7, scale=0.1):
+    """Give all columns weights of their own, and change mixtures as well."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+
+
+def plain_encoder(family, stitched, column, packed=None):
+    """An encoder without columns that has the weights of one column."""
+    if packed is None:
+        packed = stitched.packed
+    encoder = Encoder(tiny_encoders.reference_model(family), tiny_encoders.tokenizer(), pooling="first", packed=packed)
+    others = [name for name in COLUMNS if name != column]
+    found = {}
+    for name, parameter in stitched.named_parameters():
+        parts = name.split(".")
+        if not any(other in parts for other in others):
+            found[".".join(part for part in parts if part not in ("wrapped", "of_task", "of_several", column))] = (
+                parameter
+            )
+    with torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            parameter.copy_(found[name])
+    return encoder.eval()
+
+
+def run_with(encoder, replaced, input_ids_N, layout):
+    """Run a plain encoder whose lowest blocks give what `replaced` says; return the next block's output and the end's.
+
+    Both without padding, (N, D); what `replaced` holds may have any numbers in padding.
+    """
+    seen = []
+    hooks = []
+    for number, block in enumerate(encoder.blocks):
+
+        def hook(module, args, output, number=number):
+            if number < len(replaced):
+                return with_hidden(output, replaced[number])
+            if number == len(replaced):
+                seen.append(hidden_of(output))
+            return None
+
+        hooks.append(block.register_forward_hook(hook))
+    try:
+        end_ND = encoder(input_ids_N, None, layout)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen[0] if seen else None, end_ND
+
+
+def expected(encoders, mix, mix_depths, input_ids_N, layout):
+    """The last hidden states of each column for all rows, {column: (N, D)}.
+
+    Args:
+        encoders: column -> its plain encoder.
+        mix: from the number of a block and {column: output} to {column: mixture}.
+        mix_depths: from {column: mixtures of all blocks} to {column: what the last block gives in their place}.
+        input_ids_N: of all rows.
+        layout: of all rows.
+    """
+    mixed = {column: [] for column in encoders}
+    num_blocks = len(next(iter(encoders.values())).blocks)
+    for number in range(num_blocks):
+        outputs = {c: run_with(encoder, mixed[c], input_ids_N, layout)[0] for c, encoder in encoders.items()}
+        for column, value in mix(number, outputs).items():
+            mixed[column].append(value)
+    last = mix_depths(mixed)
+    return {
+        column: run_with(encoder, [*mixed[column][:-1], last[column]], input_ids_N, layout)[1]
+        for column, encoder in encoders.items()
+    }
+
+
+def check_rows(found_ND, expected_of_columns, layout):
+    """Each task's tokens are those of its own column."""
+    for task, tokens in layout.token_slices.items():
+        torch.testing.assert_close(found_ND[tokens], expected_of_columns[task][tokens], atol=1e-5, rtol=1e-5)

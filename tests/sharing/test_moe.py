@@ -1,0 +1,273 @@
+"""Sparse mixture of experts: routing, balance, and whose router it is."""
+
+import pytest
+import torch
+from encoders import tiny_encoders
+from gradients.steps import CPU, LABELS, batch, step_of, tasks
+from torch.nn.functional import gelu
+
+from mtl_cli.encoders import Encoder
+from mtl_cli.gradients import GradientEngine, Losses
+from mtl_cli.model import MultiTaskModel
+from mtl_cli.sharing import parameter_partition
+from mtl_cli.sharing.auxiliary import collect_auxiliary_losses
+from mtl_cli.sharing.moe import MoE
+from mtl_cli.types import UserError
+from mtl_cli.weighting import Equal, PCGrad
+
+LENGTHS = {"a": [5, 17, 2], "b": [9], "c": [3, 30]}
+FAMILIES = ["bert", "gpt2", "modernbert", "deberta-v2", "t5"]
+SMALL = {"num_experts": 4, "expert_width": 8}
+
+
+def attached(encoder, names=tuple(LENGTHS), **settings):
+    torch.manual_seed(0)
+    MoE(**settings).attach(encoder, list(names))
+    return encoder.eval()
+
+
+def hidden(encoder, lengths=LENGTHS):
+    input_ids_N, layout = tiny_encoders.rows(lengths, packed=encoder.packed)
+    return encoder(input_ids_N, None, layout), layout
+
+
+def move(module, size=0.1):
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+
+
+def layers_of(encoder):
+    return [module for module in encoder.modules() if type(module).__name__ == "WithRoutedExperts"]
+
+
+def model_of(**settings):
+    torch.manual_seed(0)
+    encoder = Encoder(tiny_encoders.reference_model("bert"), tiny_encoders.tokenizer(), pooling="mean", packed=True)
+    of_tasks = {name: task for name, task in tasks().items() if name != "score"}
+    return MultiTaskModel(encoder, MoE(**settings), of_tasks, {name: LABELS[name] for name in of_tasks})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("settings", [{}, {**SMALL, "top_k": 1, "expert_blocks": [1], "task_conditioned": False}])
+def test_the_start_is_the_plain_encoder(make_encoder, family, settings):
+    encoder = make_encoder(family).eval()
+    before_ND, _ = hidden(encoder)
+    after_ND, _ = hidden(attached(encoder, **settings))
+    torch.testing.assert_close(after_ND, before_ND, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "t5"])
+@pytest.mark.parametrize("top_k", [1, 2, 4])
+def test_each_token_gets_the_weighted_outputs_of_its_best_experts(make_encoder, family, top_k):
+    encoder = attached(make_encoder(family), **SMALL, top_k=top_k, expert_blocks=[1])
+    (layer,) = layers_of(encoder)
+    move(layer, 0.3)
+    seen = {}
+    layer.register_forward_hook(lambda module, inputs, output: seen.update(inputs=inputs[0], output=output))
+    _, layout = hidden(encoder)
+    y_all = layer.wrapped(seen["inputs"])
+    linear = layer.router.logits.linear
+    for task, rows in layout.row_slices.items():
+        for row in range(rows.start, rows.stop):
+            for place in range(layout.lengths[row]):
+                at = (0, layout.starts[row] + place) if layout.packed else (row, place)
+                y = y_all[at]
+                logits = linear.weight @ y + linear.bias + layer.router.of_task[task].offset
+                p = logits.exp() / logits.exp().sum()
+                best = sorted(range(4), key=p.detach().tolist().__getitem__, reverse=True)[:top_k]
+                whole = sum(p[e] for e in best) if top_k > 1 else 1.0
+                expected = y.clone()
+                for e in best:
+                    expert = layer.experts[e]
+                    inner = gelu(expert.inner.weight @ y + expert.inner.bias)
+                    expected += p[e] / whole * (expert.outer.weight @ inner + expert.outer.bias)
+                torch.testing.assert_close(seen["output"][at], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["deberta-v2", "t5"])
+def test_padding_is_routed_nowhere(make_encoder, family):
+    encoder = attached(make_encoder(family), **SMALL, expert_blocks=[1])
+    (layer,) = layers_of(encoder)
+    move(layer, 0.3)
+    sizes = []
+    for expert in layer.experts:
+        expert.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+    seen = {}
+    layer.register_forward_hook(lambda module, inputs, output: seen.update(inputs=inputs[0], output=output))
+    _, layout = hidden(encoder)
+    assert len(sizes) == 4
+    assert sum(sizes) == 2 * layout.num_tokens == 2 * 66
+    is_padding_BT = ~layout.padding(CPU).is_real_BT
+    assert torch.equal(seen["output"][is_padding_BT], layer.wrapped(seen["inputs"])[is_padding_BT])
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "t5"])
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_a_task_s_rows_are_the_same_with_and_without_other_tasks(make_encoder, family, top_k):
+    encoder = attached(make_encoder(family), **SMALL, top_k=top_k)
+    move(encoder, 0.05)
+    together_ND, layout = hidden(encoder)
+    input_ids_N, _ = tiny_encoders.rows(LENGTHS, packed=encoder.packed)
+    for task, lengths in LENGTHS.items():
+        part = tiny_encoders.rows({task: lengths}, packed=encoder.packed)[1]
+        alone_ND = encoder(input_ids_N[layout.token_slices[task]], None, part)
+        torch.testing.assert_close(together_ND[layout.token_slices[task]], alone_ND, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_losses_of_the_router_by_hand(make_encoder, packed):
+    encoder = attached(make_encoder("bert", packed), **SMALL, expert_blocks=[1], load_balance=0.5, router_z=0.25)
+    (layer,) = layers_of(encoder)
+    move(layer.router, 0.5)
+    seen = {}
+    layer.wrapped.register_forward_hook(lambda module, inputs, output: seen.update(y=output))
+    for module in encoder.modules():  # in training, but without dropout
+        module.training = type(module).__name__ == "Router"
+    with collect_auxiliary_losses() as collected:
+        _, layout = hidden(encoder)
+    linear = layer.router.logits.linear
+    for task, rows in layout.row_slices.items():
+        chosen, p_sum, z_sum, count = [0] * 4, [0.0] * 4, 0.0, 0
+        for row in range(rows.start, rows.stop):
+            for place in range(layout.lengths[row]):
+                y = seen["y"][(0, layout.starts[row] + place) if packed else (row, place)]
+                logits = (linear.weight @ y + linear.bias + layer.router.of_task[task].offset).tolist()
+                exps = torch.tensor(logits).exp().tolist()
+                for e in sorted(range(4), key=lambda e: -logits[e])[:2]:
+                    chosen[e] += 1
+                p_sum = [p + x / sum(exps) for p, x in zip(p_sum, exps, strict=True)]
+                z_sum += torch.tensor(sum(exps)).log().item() ** 2
+                count += 1
+        balance = 4 * sum(c / (2 * count) * p / count for c, p in zip(chosen, p_sum, strict=True))
+        assert collected["load_balance"][task].item() == pytest.approx(0.5 * balance, rel=1e-4)
+        assert collected["router_z"][task].item() == pytest.approx(0.25 * z_sum / count, rel=1e-4)
+
+
+def test_experts_that_are_used_alike_have_a_balance_of_one():
+    # Uniform probabilities: E sum_e f_e / E = 1, whatever f.
+    model = model_of(**SMALL, expert_blocks=[0]).train()
+    (layer,) = layers_of(model.encoder)
+    torch.nn.init.zeros_(layer.router.logits.linear.weight)
+    weighting = Equal()
+    weighting.start(list(model.tasks))
+    result = GradientEngine(model, weighting, Losses(model, "fp32", CPU)).step([[step_of(tuple(model.tasks))]])
+    assert float(result.penalties["load_balance"]) == pytest.approx(0.01 * 3)
+    assert "router_z" not in result.penalties
+
+
+def test_the_balance_loss_spreads_tokens_over_the_experts(make_encoder):
+    encoder = attached(make_encoder("bert"), **SMALL, top_k=1, expert_blocks=[1], load_balance=1.0)
+    (layer,) = layers_of(encoder)
+    with torch.no_grad():
+        layer.router.logits.linear.bias[2] = 1.0
+    layer.router.train()
+    optimizer = torch.optim.Adam(layer.router.parameters(), lr=0.05)
+    counts = []
+    layer.router.register_forward_hook(
+        lambda module, inputs, output: counts.append(output[0].flatten().bincount(minlength=4).max().item())
+    )
+    for _ in range(60):
+        with collect_auxiliary_losses() as collected:
+            hidden(encoder)
+        optimizer.zero_grad()
+        torch.stack(list(collected["load_balance"].values())).sum().backward()
+        optimizer.step()
+    assert counts[0] > 55  # of 66 tokens
+    assert min(counts[-10:]) < 35
+
+
+@pytest.mark.parametrize("family", ["bert", "t5"])
+def test_a_task_s_loss_trains_its_own_offsets_and_what_is_shared(make_encoder, family):
+    encoder = attached(make_encoder(family), **SMALL, top_k=2)
+    move(encoder)
+    hidden_ND, layout = hidden(encoder)
+    hidden_ND[layout.token_slices["b"]].pow(2).sum().backward()
+    partition = parameter_partition(encoder)
+    own = {name: part for name, part in partition.items() if part != "shared"}
+    assert sorted(own.values()) == ["a"] * 3 + ["b"] * 3 + ["c"] * 3
+    for name, part in own.items():
+        gradient = encoder.get_parameter(name).grad
+        assert (gradient is not None and gradient.abs().sum() > 0) == (part == "b"), name
+    # An expert without tokens has a gradient of zeros, not none.
+    assert all(p.grad is not None for layer in layers_of(encoder) for p in layer.experts.parameters())
+    assert all(p.grad.abs().sum() > 0 for layer in layers_of(encoder) for p in layer.router.logits.parameters())
+
+
+def test_a_single_choice_teaches_the_router(make_encoder):
+    encoder = attached(make_encoder("bert"), **SMALL, top_k=1)
+    move(encoder)
+    hidden(encoder)[0].pow(2).sum().backward()
+    assert all(layer.router.logits.linear.weight.grad.abs().sum() > 0 for layer in layers_of(encoder))
+
+
+def test_a_router_that_does_not_know_the_task_leaves_nothing_to_one(make_encoder):
+    encoder = attached(make_encoder("bert"), **SMALL, task_conditioned=False)
+    assert set(parameter_partition(encoder).values()) == {"shared"}
+
+
+def test_a_frozen_encoder_trains_experts_and_routers_alone(make_encoder):
+    encoder = attached(make_encoder("bert"), **SMALL, train_encoder=False)
+    assert all(".experts." in name or ".router." in name for name in parameter_partition(encoder))
+
+
+def test_noise_is_drawn_in_training_alone_and_can_be_repeated(make_encoder):
+    encoder = attached(make_encoder("bert"), **SMALL, router_noise=5.0)
+    move(encoder)
+    torch.testing.assert_close(hidden(encoder)[0], hidden(encoder)[0])
+    for layer in layers_of(encoder):
+        layer.router.train()
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        found.append(hidden(encoder)[0])
+    torch.testing.assert_close(found[0], found[1])
+    assert (found[0] - found[2]).abs().max() > 0.01
+
+
+def test_tokens_of_several_tasks_in_one_product_need_a_backward_pass_a_task():
+    model = model_of(**SMALL)
+    weighting = PCGrad(engine="segmented")
+    weighting.start(list(model.tasks), seed=1)
+    with pytest.raises(UserError, match="an expert sees the tokens that are routed to it"):
+        GradientEngine(model, weighting, Losses(model, "fp32", CPU))
+
+
+def test_what_the_router_does_in_evaluation_is_learnt_about_the_tasks():
+    model = model_of(**SMALL, expert_blocks=[0, 2]).eval()
+    assert model.sharing.learnt(model) == {}
+    router = layers_of(model.encoder)[1].router
+    with torch.no_grad():
+        router.of_task["nli"].offset[:2] = 50.0
+        torch.nn.init.zeros_(router.logits.linear.weight)
+    with torch.inference_mode():
+        model({"mood": batch("mood", [4, 7]), "nli": batch("nli", [5])})
+    found = model.sharing.learnt(model)
+    assert set(found) == {"gates_block_0", "gates_block_2", "gate_entropy"}
+    assert found["gates_block_2"].values[1] == pytest.approx((0.5, 0.5, 0.0, 0.0))
+    assert sum(found["gates_block_0"].values[0]) == pytest.approx(1.0)
+    assert found["gate_entropy"].values[1][1] == pytest.approx(0.5)  # log 2 in units of log 4
+    assert found["gate_entropy"].values[2] == (None, None)
+    model.sharing.forget_usage(model)
+    assert model.sharing.learnt(model) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"expert_blocks": [3]}, r"sharing\.expert_blocks: found \[3\]; allowed: .* to 2, or null"),
+        ({"expert_blocks": [1, 1]}, r"sharing\.expert_blocks: found \[1, 1\]"),
+        ({"expert_blocks": []}, r"sharing\.expert_blocks: found \[\]"),
+    ],
+)
+def test_blocks_that_do_not_exist_are_refused(make_encoder, settings, message):
+    with pytest.raises(UserError, match=message):
+        MoE(**settings).check_num_blocks(3)
+    with pytest.raises(UserError, match=message):
+        attached(make_encoder("bert"), **settings)
+
+
+def test_more_choices_than_experts_are_refused():
+    with pytest.raises(UserError, match=r"sharing\.top_k: found 9, but there are 8 experts; allowed: 1 to 8"):
+        MoE(top_k=9)
