@@ -27,9 +27,9 @@ def test_the_default_configuration_is_sound():
     ids=lambda name: name,
 )
 def test_every_shipped_option_composes_and_binds_to_the_code(group, option):
-    required = {"huggingface": ["encoder.path=some/model"]}.get(option, [])
+    required = {"huggingface": ["encoder.path=some/model"], "hierarchical": ["sharing.order=[sentiment,entities]"]}
     value = f"[{option}]" if group in ("task", "logger") else option
-    check_config(composed(f"{group}={value}", *required))
+    check_config(composed(f"{group}={value}", *required.get(option, [])))
 
 
 def test_all_errors_are_reported_at_once():

@@ -39,4 +39,4 @@ class TaskBlocks(nn.Module):
 
     def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run each task's rows through its block; returns what one block would."""
-        return run_each(self.of_task, hidden, args, kwargs)
+        return run_each(dict(self.of_task.items()), hidden, args, kwargs)

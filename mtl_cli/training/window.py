@@ -37,8 +37,8 @@ class Window:
         for task, groups in result.group_weights.items():
             for group, weight in groups.items():
                 _add(self.weights, f"{task}/{group}", float(weight))
-        for name, value in result.penalties.items():
-            _add(self.penalties, name, float(value))
+        for name, penalty in result.penalties.items():
+            _add(self.penalties, name, float(penalty))
         if result.conflict is None:
             return
         for task, norm in zip(result.conflict.tasks, result.conflict.norms_K.tolist(), strict=True):
