@@ -336,6 +336,7 @@ def _check_together(objects: Mapping[str, Any]) -> list[str]:
             num_blocks is None
             or objects["weighting"].check_num_shared_blocks(objects["sharing"].num_shared_blocks(num_blocks))
         ),
+        lambda: _check_frozen_encoder(objects["sharing"], objects["encoder"]),
         lambda: _check_weighting_fits_sharing(objects["weighting"], objects["sharing"]),
         lambda: objects["sampler"].batch_sizes(names),
         lambda: _check_sampler_fits(objects["weighting"], objects["sampler"]),
@@ -346,6 +347,15 @@ def _check_together(objects: Mapping[str, Any]) -> list[str]:
         except UserError as error:
             problems.append(str(error))
     return problems
+
+
+def _check_frozen_encoder(sharing: Any, encoder: Any) -> None:
+    """Refuse to leave random weights as they are."""
+    if not encoder.pretrained and getattr(sharing, "train_encoder", True) is False:
+        raise UserError(
+            "sharing.train_encoder: found false, but this encoder begins with random weights, which would never be "
+            "trained; set sharing.train_encoder=true, or take a pretrained encoder, such as encoder=minilm"
+        )
 
 
 def _check_weighting_fits_sharing(weighting: Any, sharing: Any) -> None:

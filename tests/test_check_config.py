@@ -27,7 +27,12 @@ def test_the_default_configuration_is_sound():
     ids=lambda name: name,
 )
 def test_every_shipped_option_composes_and_binds_to_the_code(group, option):
-    required = {"huggingface": ["encoder.path=some/model"], "hierarchical": ["sharing.order=[sentiment,entities]"]}
+    required = {
+        "huggingface": ["encoder.path=some/model"],
+        "hierarchical": ["sharing.order=[sentiment,entities]"],
+        "lora": ["encoder=minilm"],
+        "mtl_lora": ["encoder=minilm"],
+    }
     value = f"[{option}]" if group in ("task", "logger") else option
     check_config(composed(f"{group}={value}", *required.get(option, [])))
 
@@ -225,3 +230,26 @@ def test_a_missing_and_a_misspelt_setting_of_another_command_are_reported_togeth
     assert "run: required and not set" in text
     assert "split: no such key; did you mean splits?" in text
     assert "splits: found ['dev'], splits.0: input should be 'train', 'validation' or 'test'" in text
+
+
+def test_random_weights_are_not_left_as_they_are():
+    (found,) = problems("sharing=lora")
+    assert found.startswith("sharing.train_encoder: found false, but this encoder begins with random weights")
+    check_config(composed("sharing=lora", "sharing.train_encoder=true"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sharing=soft_l2", "weighting=pcgrad"], "weighting: PCGrad balances .* SoftL2 shares none"),
+        (
+            ["sharing=moe", "weighting=pcgrad", "weighting.scope=representation"],
+            "weighting.scope: found 'representation', but .*lowest block",
+        ),
+        (["sharing=adapters", "sharing.blocks=[9]"], r"sharing\.blocks"),
+        (["sharing=grouped", "sharing.groups=[[sentiment,nobody]]"], r"sharing\.groups.*nobody"),
+    ],
+)
+def test_what_a_strategy_cannot_do_is_said_before_anything_is_loaded(overrides, message):
+    (found,) = problems(*overrides)
+    assert re.search(message, found), found

@@ -34,11 +34,13 @@ class Cost:
 
     Attributes:
         parts: parameters of each part: "shared", then each task, then "frozen".
+        buffers: bytes of what the model keeps besides parameters.
         operations: multiplications and additions of matrix products in the forward and backward pass of one step.
     """
 
     parts: Mapping[str, int]
     operations: int
+    buffers: int = 0
 
     @property
     def num_parameters(self) -> int:
@@ -47,9 +49,9 @@ class Cost:
 
     @property
     def num_bytes(self) -> int:
-        """Of weights, gradients and AdamW's moments; activations come on top."""
+        """Of weights, gradients, AdamW's moments and buffers; activations come on top."""
         frozen = self.parts.get("frozen", 0)
-        return _BYTES_TRAINED * (self.num_parameters - frozen) + _BYTES_FROZEN * frozen
+        return _BYTES_TRAINED * (self.num_parameters - frozen) + _BYTES_FROZEN * frozen + self.buffers
 
 
 def parts_of(model: MultiTaskModel) -> dict[str, int]:
@@ -70,6 +72,8 @@ def operations_of(model: MultiTaskModel, step: Step) -> int:
     with FlopCounterMode(display=False) as counter:
         found = losses(step, losses.normalizers([step], list(step)))
         losses.objective(torch.stack(list(found.values()))).backward()
+        if penalties := model.sharing.penalties(model):
+            torch.stack(list(penalties.values())).sum().backward()
     model.zero_grad(set_to_none=True)
     return int(counter.get_total_flops())
 
@@ -96,7 +100,8 @@ def compare_with_hard_sharing(
     costs = {}
     for name, strategy in (("run", instantiate(config["sharing"])), ("hard", HardSharing())):
         model = build(deepcopy(encoder), strategy)
-        costs[name] = Cost(parts_of(model), operations_of(model, step))
+        buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+        costs[name] = Cost(parts_of(model), operations_of(model, step), buffers)
     run, hard = costs["run"], costs["hard"]
     name = type(instantiate(config["sharing"])).__name__
     table = Table(title=f"{name}: what would be trained", title_justify="left", show_edge=False)
@@ -125,7 +130,8 @@ def compare_with_hard_sharing(
         soft_wrap=True,
     )
     console.print(
-        "memory: weights, gradients and AdamW's moments in float32; activations come on top. Nothing was trained.",
+        "memory: weights, gradients and AdamW's moments in float32; activations come on top. Operations leave out "
+        "decompositions (sharing=soft_trace_norm). Nothing was trained.",
         highlight=False,
         soft_wrap=True,
     )

@@ -219,10 +219,10 @@ def _score_and_save(
     """Score validation and test with the best weights, write the predictions and the model."""
     save_model(run.model, run.folder.model_folder)
     run.model.sharing.forget_usage(run.model)
-    for name, task in run.model.tasks.items():
-        task_data = run.data[name]
-        results.tasks[name] = {}
-        for split in ("validation", "test"):
+    results.tasks = {name: {} for name in run.model.tasks}
+    for split in ("validation", "test"):
+        for name, task in run.model.tasks.items():
+            task_data = run.data[name]
             if split not in task_data.splits:
                 continue
             encoded, examples = task_data.splits[split], task_data.examples[split]
@@ -237,12 +237,14 @@ def _score_and_save(
                 matrix = task.confusion_matrix(task.predict(result.logits_MC), encoded.labels, task_data.labels)
                 if matrix is not None:
                     run.loggers.log_confusion_matrix(name, split, task_data.labels, matrix)
+        if split == "validation":  # what evaluation has used is counted on this split
+            learnt = run.model.sharing.learnt(run.model)
+            results.sharing = {name: found.to_dict() for name, found in learnt.items()}
     test = {name: splits["test"] for name, splits in results.tasks.items() if "test" in splits}
     if test:
         record = metric_records("test", test)
         run.metrics_file.append({"step": state.step, **record})
         run.loggers.log(record, state.step)
-    results.sharing = {name: found.to_dict() for name, found in run.model.sharing.learnt(run.model).items()}
     results.score = score({name: splits["validation"] for name, splits in results.tasks.items()}, run.model.tasks)
     results.training = TrainingCost(
         steps=state.step,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from mtl_cli.encoders.encoder import Encoder
 from mtl_cli.types import PositiveFloat
@@ -21,10 +21,15 @@ class EncoderSpec(ABC):
     Attributes:
         default_lr: learning rate that suits this encoder; conf/optimizer/ takes it unless the user states another.
         default_epochs: passes over the data that suit it, taken by conf/trainer/ in the same way.
+
+    Class attributes:
+        pretrained: whether the weights come from somewhere, so that it makes sense to leave them as they are.
     """
 
     default_lr: PositiveFloat = 5e-5
     default_epochs: PositiveFloat = 3.0
+
+    pretrained: ClassVar[bool] = True
 
     @property
     def known_num_blocks(self) -> int | None:

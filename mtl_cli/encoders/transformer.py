@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge
 from transformers import ModernBertConfig
@@ -42,6 +42,8 @@ class TransformerEncoder(EncoderSpec):
         lowercase: the tokenizer writes everything in small letters first.
         packing: run rows without padding.
     """
+
+    pretrained: ClassVar[bool] = False
 
     vocab_size: Annotated[int, Ge(SMALLEST_VOCABULARY)] = 8000
     hidden_size: PositiveInt = 128

@@ -257,6 +257,15 @@ class GradientEngine:
     def _tracked_step(self, weighting: LossWeighting, micro_batches: Sequence[Step]) -> StepResult:
         """The same update as `_loss_step`, put together from each task's gradients."""
         gradients, losses = self.collector.collect(self._tasks, self._objective, micro_batches)
+        if self.losses.auxiliary:
+            # What rows cost besides their losses has no weight: the update is formed as in every other step.
+            conflict = Conflict.from_gramian(self._tasks, gradients.gramians()["whole"])
+            del gradients
+            for parameter in self.trained:
+                parameter.grad = None
+            self._penalties = {}
+            with random_draws_of(self._random_state, self.losses.device):
+                return replace(self._loss_step(micro_batches, weighting), conflict=conflict)
         weights_K = self._weigh_losses(weighting, losses)
         self._record(weighting, losses)
         wide_K = weights_K.double().cpu()
@@ -287,6 +296,7 @@ class GradientEngine:
             del others
             gradients, losses_3 = self.collector.collect(self._tasks, self._objective, parts[2], measure=False)
             losses = {task: torch.stack([losses[task], losses_2[task], losses_3[task]]).mean() for task in losses}
+            self._penalties = {name: value / len(parts) for name, value in self._penalties.items()}
         losses_K = torch.stack(list(losses.values())).detach().double().cpu()
         infos: dict[str, StepInfo] = {}
 

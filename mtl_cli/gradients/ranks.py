@@ -50,6 +50,7 @@ def sum_gradients_over_ranks(parameters: Sequence[nn.Parameter]) -> None:
         if count > 0:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+            parameter.grad = parameter.grad.contiguous()  # what is summed is memory as it lies
             dist.all_reduce(parameter.grad)
 
 

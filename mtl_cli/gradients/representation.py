@@ -49,7 +49,7 @@ class RepresentationTap:
                 "weighting.scope=all"
             )
         blocks = list(model.encoder.blocks)
-        shared = [not any(isinstance(m, TaskModules) for m in block.modules()) for block in blocks]
+        shared = [not any(isinstance(m, TaskModules) and len(m) > 0 for m in block.modules()) for block in blocks]
         if all(shared):
             self._module: nn.Module = model.encoder
         else:

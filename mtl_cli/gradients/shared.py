@@ -45,6 +45,7 @@ def shared_parameters(
     parameters = dict(model.named_parameters(remove_duplicate=False))
     block_of = {id(p): i for i, block in enumerate(model.encoder.blocks) for p in block.parameters()}
     in_encoder = {id(p) for p in model.encoder.parameters()}
+    extras = {id(p) for p in model.encoder.extras.parameters()}
     blocks = sorted({block_of[id(parameters[name])] for name in names if id(parameters[name]) in block_of})
     if isinstance(scope, int) and scope > len(blocks):
         raise UserError(
@@ -59,6 +60,8 @@ def shared_parameters(
         if block is None and id(parameter) not in in_encoder and blocks:
             # A head of some of the tasks has no gradient of the others: it is balanced with the block below it.
             group = f"block_{blocks[-1]}"
+        elif id(parameter) in extras:
+            group = "extras"
         else:
             group = "embeddings" if block is None else f"block_{block}"
         found[name] = SharedParameter(name, parameter, group, not isinstance(scope, int) or block in highest)

@@ -71,5 +71,6 @@ class TaskGradients:
 
 def put(parameter: nn.Parameter, gradient: torch.Tensor) -> None:
     """Add to `.grad`."""
-    gradient = gradient.to(parameter.dtype).view_as(parameter)
+    # Contiguous: sums over processes read memory as it lies.
+    gradient = gradient.to(parameter.dtype).reshape(parameter.shape).contiguous()
     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

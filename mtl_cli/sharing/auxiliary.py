@@ -17,7 +17,8 @@ _collected: ContextVar[AuxiliaryLosses | None] = ContextVar("auxiliary_losses", 
 def add_auxiliary_loss(name: str, task: str, value: torch.Tensor) -> None:
     """Add to the objective what some rows of a task cost besides the task's own loss.
 
-    Nothing happens outside of training. It is added as it is, whatever the weighting of the tasks.
+    Nothing happens outside of training. Under a weighting of losses it is added as it is, whatever the task's weight;
+    under one of gradients it is part of its task's gradient.
 
     Args:
         name: under which it is logged, as train/penalty/<name>.

@@ -95,6 +95,10 @@ class CrossStitch(ColumnSharing):
             mark(stitch, lr_factor=self.lr_factor, decay=False)
             blocks[index] = StitchedBlock(blocks[index], stitch)
 
+    def num_shared_blocks(self, num_blocks: int) -> int:
+        """Return the number of blocks up to the last stitch: the columns above it are their tasks' own."""
+        return num_blocks if self.stitch_blocks is None else max(self.stitch_blocks) + 1
+
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
         """Return alpha of each stitched block, (K, K), the mean over channels: row i is column i's mixture."""
         return {

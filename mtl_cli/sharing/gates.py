@@ -20,6 +20,7 @@ from mtl_cli.sharing.learnt import Learnt
 from mtl_cli.sharing.rows import apply_by_task, part_of
 from mtl_cli.sharing.task_modules import TaskModules
 from mtl_cli.sharing.wrappers import mark
+from mtl_cli.types import UserError
 
 GateName = Literal["softmax", "dselect_k"]
 GateLevel = Literal["token", "row", "task"]
@@ -217,6 +218,45 @@ class CountsUse(nn.Module):
     def __init__(self, columns: Sequence[str]) -> None:
         super().__init__()
         self.use = GateUse(columns)
+
+
+def make_gate(
+    hidden_size: int | None,
+    *,
+    kind: GateName,
+    num_experts: int,
+    num_selected: int,
+    gamma: float,
+    selector_entropy: float,
+    surplus_penalty: float,
+) -> nn.Module:
+    """Make a gate of a kind; what is for the other kind has no effect.
+
+    Args:
+        hidden_size: D, or None for a gate that looks at no state.
+        kind: "softmax" or "dselect_k".
+        num_experts: E.
+        num_selected: see `DSelectKGate`, as for the rest.
+        gamma: width of the smooth step.
+        selector_entropy: weight of the selectors' entropy.
+        surplus_penalty: weight of what keeps selectors from numbers that name no expert.
+    """
+    if kind == "softmax":
+        return SoftmaxGate(hidden_size, num_experts)
+    return DSelectKGate(hidden_size, num_experts, num_selected, gamma, selector_entropy, surplus_penalty)
+
+
+def check_num_selected(kind: GateName, num_selected: int, num_experts: int) -> None:
+    """Refuse to select more experts than a gate sees.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    if kind == "dselect_k" and num_selected > num_experts:
+        raise UserError(
+            f"sharing.num_selected: found {num_selected}, but a gate sees {num_experts} experts; allowed: 1 to "
+            f"{num_experts}"
+        )
 
 
 class TaskGates(CountsUse):

@@ -226,7 +226,7 @@ class Hierarchical(SharingStrategy):
         tasks, num_blocks = list(model.tasks), len(model.encoder.blocks)
         levels = self.levels_of(tasks, num_blocks)
         uses_KL = torch.tensor([[float(index < levels[task]) for index in range(num_blocks)] for task in tasks])
-        blocks = [f"block_{index + 1}" for index in range(num_blocks)]
+        blocks = [f"block_{index}" for index in range(num_blocks)]
         found = {"levels": Learnt.of("Blocks below each task's head", tasks, blocks, uses_KL, "share")}
         if _LABELS in model.encoder.extras:
             labels = model.encoder.extras[_LABELS]

@@ -99,9 +99,9 @@ class LayerMix(SharingStrategy):
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
         """Return each task's share of each state, and its scale."""
         (block,) = (module for module in model.encoder.blocks if isinstance(module, MixingBlock))
-        mixes = dict(block.mix.items()) if isinstance(block.mix, TaskModules) else {"all": block.mix}
+        mixes = dict(block.mix.items()) if isinstance(block.mix, TaskModules) else {"all_tasks": block.mix}
         of_tasks = {task: mix for task, mix in mixes.items() if isinstance(mix, ScalarMix)}
-        columns = [f"block_{index + 1}" for index in range(len(model.encoder.blocks))]
+        columns = [f"block_{index}" for index in range(len(model.encoder.blocks))]
         if self.include_embeddings:
             columns = ["embeddings", *columns]
         shares_KL = torch.stack([mix.shares() for mix in of_tasks.values()])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -15,18 +16,18 @@ from torch import nn
 from mtl_cli.encoders import Encoder
 from mtl_cli.sharing.experts import FeedForwardExpert, check_num_expert_layers, copies, mix, numbered
 from mtl_cli.sharing.gates import (
-    DSelectKGate,
     GateLevel,
     GateName,
-    SoftmaxGate,
     TaskGates,
+    check_num_selected,
     learnt_by_gates,
+    make_gate,
     uses_of,
 )
 from mtl_cli.sharing.learnt import Learnt
 from mtl_cli.sharing.strategy import SharingStrategy
 from mtl_cli.sharing.wrappers import Wrapper, hidden_of, replace_module, with_hidden
-from mtl_cli.types import NonNegativeFloat, PositiveFloat, PositiveInt, UserError
+from mtl_cli.types import NonNegativeFloat, PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
     from mtl_cli.model import MultiTaskModel
@@ -89,11 +90,7 @@ class MMoE(SharingStrategy):
     surplus_penalty: NonNegativeFloat = 1.0
 
     def __post_init__(self) -> None:
-        if self.gate == "dselect_k" and self.num_selected > self.num_experts:
-            raise UserError(
-                f"sharing.num_selected: found {self.num_selected}, but there are {self.num_experts} experts; allowed: "
-                f"1 to {self.num_experts}"
-            )
+        check_num_selected(self.gate, self.num_selected, self.num_experts)
 
     def check_num_blocks(self, num_blocks: int) -> None:
         """Refuse experts in more blocks than there are."""
@@ -119,23 +116,19 @@ class MMoE(SharingStrategy):
     def _gates(self, encoder: Encoder, task_names: Sequence[str]) -> TaskGates:
         return TaskGates(
             task_names,
-            self._make_gate,
+            partial(
+                make_gate,
+                kind=self.gate,
+                num_experts=self.num_experts,
+                num_selected=self.num_selected,
+                gamma=self.gamma,
+                selector_entropy=self.selector_entropy,
+                surplus_penalty=self.surplus_penalty,
+            ),
             encoder.hidden_size,
             numbered("expert", self.num_experts),
             self.gate_level,
             lr_factor=self.gate_lr_factor,
-        )
-
-    def _make_gate(self, hidden_size: int | None) -> nn.Module:
-        if self.gate == "softmax":
-            return SoftmaxGate(hidden_size, self.num_experts)
-        return DSelectKGate(
-            hidden_size,
-            self.num_experts,
-            self.num_selected,
-            self.gamma,
-            self.selector_entropy,
-            self.surplus_penalty,
         )
 
     def forget_usage(self, model: MultiTaskModel) -> None:

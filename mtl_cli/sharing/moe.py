@@ -87,6 +87,12 @@ class MoE(SharingStrategy):
                 f"{self.num_experts}"
             )
 
+    @property
+    def why_no_representation(self) -> str | None:  # type: ignore[override]
+        """A router that knows the task stands in its block."""
+        lowest = self.expert_blocks is None or 0 in self.expert_blocks
+        return "routers know the task in the lowest block already" if lowest and self.task_conditioned else None
+
     def check_num_blocks(self, num_blocks: int) -> None:
         """Refuse blocks that do not exist."""
         chosen = self.expert_blocks

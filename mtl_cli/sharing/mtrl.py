@@ -138,14 +138,18 @@ class MTRL(Adapters):
         return found
 
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
-        """Return the correlations between the tasks."""
+        """Return the covariance of the tasks, and the correlations in it."""
         tasks = list(model.tasks)
         covariance_KK = _covariance(model).cpu().double()
         deviation_K = covariance_KK.diagonal().sqrt()
         correlation_KK = covariance_KK / (deviation_K[:, None] * deviation_K[None, :])
         found = super().learnt(model) if self.prior_on == "adapters" else {}
         title = f"Correlations between the tasks' {self.prior_on}, of the last update of Omega"
-        return {"task_correlations": Learnt.of(title, tasks, tasks, correlation_KK, "signed"), **found}
+        return {
+            "task_correlations": Learnt.of(title, tasks, tasks, correlation_KK, "signed"),
+            "task_covariance": Learnt.of("The tasks' covariance Omega", tasks, tasks, covariance_KK, "signed"),
+            **found,
+        }
 
     def _parameters(self, model: MultiTaskModel) -> list[list[nn.Parameter]]:
         if self.prior_on == "heads":

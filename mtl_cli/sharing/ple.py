@@ -16,7 +16,17 @@ from torch import nn
 
 from mtl_cli.encoders import Encoder, Layout
 from mtl_cli.sharing.experts import FeedForwardExpert, check_num_expert_layers, copies, mix, numbered
-from mtl_cli.sharing.gates import GateLevel, SoftmaxGate, TaskGates, at_level, learnt_by_gates, uses_of
+from mtl_cli.sharing.gates import (
+    GateLevel,
+    GateName,
+    SoftmaxGate,
+    TaskGates,
+    at_level,
+    check_num_selected,
+    learnt_by_gates,
+    make_gate,
+    uses_of,
+)
 from mtl_cli.sharing.learnt import Learnt
 from mtl_cli.sharing.rows import part_of, run_each, split_dim
 from mtl_cli.sharing.strategy import SharingStrategy
@@ -68,8 +78,14 @@ class PLE(SharingStrategy):
         expert_width: outputs of a bottleneck's first layer ("feed_forward").
         expert_noise: noise in the weights of the copies of a block, in units of each matrix's standard deviation
             ("block"); the first shared expert is the block as it was.
+        gate: of the tasks: "softmax", or "dselect_k", which ends with `num_selected` experts that count (see
+            `DSelectKGate`); the shared gate is a softmax.
         gate_level: whether a gate looks at each token, at the mean of a row's tokens, or at nothing ("task").
         gate_lr_factor: how many times the encoder's learning rate the gates' is.
+        num_selected: k of dselect_k.
+        gamma: width of the smooth step of dselect_k.
+        selector_entropy: weight of the selectors' entropy in the loss, as in `MMoE`.
+        surplus_penalty: weight of what keeps the selectors from numbers that name no expert, as in `MMoE`.
     """
 
     experts: Literal["block", "feed_forward"] = "feed_forward"
@@ -80,8 +96,16 @@ class PLE(SharingStrategy):
     num_expert_layers: PositiveInt = 1
     expert_width: PositiveInt = 128
     expert_noise: NonNegativeFloat = 0.01
+    gate: GateName = "softmax"
     gate_level: GateLevel = "token"
     gate_lr_factor: PositiveFloat = 1.0
+    num_selected: PositiveInt = 2
+    gamma: PositiveFloat = 1.0
+    selector_entropy: NonNegativeFloat = 1e-3
+    surplus_penalty: NonNegativeFloat = 1.0
+
+    def __post_init__(self) -> None:
+        check_num_selected(self.gate, self.num_selected, self.num_shared_experts + self.num_task_experts)
 
     def check_num_blocks(self, num_blocks: int) -> None:
         """Refuse experts in more blocks than there are."""
@@ -107,7 +131,15 @@ class PLE(SharingStrategy):
         columns = numbered("own", self.num_task_experts) + numbered("shared", self.num_shared_experts)
         return TaskGates(
             task_names,
-            partial(SoftmaxGate, num_experts=len(columns)),
+            partial(
+                make_gate,
+                kind=self.gate,
+                num_experts=len(columns),
+                num_selected=self.num_selected,
+                gamma=self.gamma,
+                selector_entropy=self.selector_entropy,
+                surplus_penalty=self.surplus_penalty,
+            ),
             encoder.hidden_size,
             columns,
             self.gate_level,

@@ -124,7 +124,7 @@ class TaskConditioning(SharingStrategy):
             found["conditional_norms"] = Learnt.of(
                 "Distance of each task's scales and shifts from 1 and 0, a block",
                 tasks,
-                [f"block_{index + 1}" for index in range(len(blocks))],
+                [f"block_{index}" for index in range(len(blocks))],
                 distances_KL,
             )
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -65,9 +66,29 @@ def replace_module(root: nn.Module, path: str, module: nn.Module) -> None:
         setattr(holder, name, module)
 
 
-def mark(parameters: nn.Parameter | nn.Module, *, lr_factor: float = 1.0, decay: bool = True) -> None:
-    """Tell the optimizer about parameters: a factor on their learning rate, and whether they have weight decay."""
-    found = [parameters] if isinstance(parameters, nn.Parameter) else list(parameters.parameters())
-    for parameter in found:
-        parameter.lr_factor = lr_factor  # type: ignore[attr-defined]
-        parameter.decay = decay  # type: ignore[attr-defined]
+@dataclass(frozen=True)
+class OptimizerMark:
+    """How the optimizer treats a module's parameters.
+
+    Attributes:
+        lr_factor: what their learning rate is multiplied by.
+        decay: whether they have weight decay.
+    """
+
+    lr_factor: float = 1.0
+    decay: bool = True
+
+
+def mark(module: nn.Module, *, lr_factor: float = 1.0, decay: bool = True) -> None:
+    """Tell the optimizer how to treat the parameters of a module and of those inside it."""
+    module.__dict__["optimizer_mark"] = OptimizerMark(lr_factor, decay)
+
+
+def marks_of(model: nn.Module) -> dict[int, OptimizerMark]:
+    """Return the marks of a model's parameters, by the parameter's id; the innermost marked module counts."""
+    found = {}
+    for module in model.modules():
+        marked = module.__dict__.get("optimizer_mark")
+        if marked is not None:
+            found.update({id(parameter): marked for parameter in module.parameters()})
+    return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from mtl_cli.model import MultiTaskModel
+from mtl_cli.sharing.wrappers import OptimizerMark, marks_of
 from mtl_cli.types import Fraction, NonNegativeFloat, PositiveFloat, Probability, UserError
 
 
@@ -43,6 +44,8 @@ class AdamW:
         """Make the optimizer over all trainable parameters; each group keeps its base rate as `base_lr`."""
         num_blocks = len(model.encoder.blocks)
         depth = {id(p): i + 1 for i, block in enumerate(model.encoder.blocks) for p in block.parameters()}
+        depth |= {id(p): num_blocks for p in model.encoder.extras.parameters()}
+        marks = marks_of(model)
         in_encoder = {id(p) for p in model.encoder.parameters()}
         groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
         for parameter in model.parameters():
@@ -52,8 +55,9 @@ class AdamW:
                 lr = self.lr * self.layer_decay ** (num_blocks - depth.get(id(parameter), 0))
             else:
                 lr = self.head_lr or self.lr
-            lr *= getattr(parameter, "lr_factor", 1.0)
-            decay = self.weight_decay if parameter.ndim > 1 and getattr(parameter, "decay", True) else 0.0
+            mark = marks.get(id(parameter), OptimizerMark())
+            lr *= mark.lr_factor
+            decay = self.weight_decay if parameter.ndim > 1 and mark.decay else 0.0
             groups.setdefault((lr, decay), []).append(parameter)
         return torch.optim.AdamW(
             [

@@ -9,6 +9,7 @@ from sharing.columns_by_hand import COLUMNS, check_rows, drift_apart, encode, ex
 from mtl_cli.sharing import parameter_partition
 from mtl_cli.sharing.cross_stitch import CrossStitch, Stitch, StitchedBlock
 from mtl_cli.sharing.repeated_rows import OnceForAllColumns
+from mtl_cli.sharing.wrappers import marks_of
 from mtl_cli.types import UserError
 
 WAYS = [(family, packed) for family in CONFIGS for packed in ([True, False] if family in PACKED else [False])]
@@ -197,7 +198,8 @@ def test_one_task_alone_has_the_plain_encoder(make_encoder):
 
 def test_stitches_learn_faster_than_the_encoder_and_without_decay(make_encoder):
     encoder, _ = attached(make_encoder, "bert", lr_factor=50.0)
-    marked = {n: (p.lr_factor, p.decay) for n, p in encoder.named_parameters() if hasattr(p, "lr_factor")}
+    marks = marks_of(encoder)
+    marked = {n: (marks[id(p)].lr_factor, marks[id(p)].decay) for n, p in encoder.named_parameters() if id(p) in marks}
     assert set(marked.values()) == {(50.0, False)}
     assert len(marked) == 3
     assert all("stitch" in name for name in marked)

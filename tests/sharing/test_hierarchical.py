@@ -469,7 +469,7 @@ def test_learnt_tells_which_blocks_a_task_goes_through_and_how_long_label_embedd
     found = strategy.learnt(model)
     assert set(found) == {"levels", "label_embeddings"}
     assert found["levels"].rows == ("mood", "nli", "tags")
-    assert found["levels"].columns == ("block_1", "block_2", "block_3")
+    assert found["levels"].columns == ("block_0", "block_1", "block_2")
     assert found["levels"].values == ((1.0, 1.0, 0.0), (1.0, 1.0, 1.0), (1.0, 0.0, 0.0))
     # Label lengths 6, 0, 8: sqrt((36 + 0 + 64) / 3) = 5.77350.
     (mood, nli, tags) = found["label_embeddings"].values

@@ -232,12 +232,12 @@ def test_learnt_tells_each_task_s_shares_and_scale():
         mix["tags"].scale.fill_(1.5)
     found = model.sharing.learnt(model)
     assert found["layer_mix"].rows == ("mood", "tags")
-    assert found["layer_mix"].columns == ("embeddings", "block_1", "block_2", "block_3")
+    assert found["layer_mix"].columns == ("embeddings", "block_0", "block_1", "block_2")
     assert found["layer_mix"].values[0] == (0.25, 0.25, 0.25, 0.25)
     assert found["layer_mix"].values[1] == pytest.approx((0.1, 0.2, 0.3, 0.4))
     assert found["layer_mix"].scale == "share"
     assert found["layer_mix_scale"].values == ((1.0,), (1.5,))
     shared = model_with(LayerMix(per_task=False))
     found = shared.sharing.learnt(shared)["layer_mix"]
-    assert found.rows == ("all",)
+    assert found.rows == ("all_tasks",)
     assert found.values[0] == pytest.approx((1 / 3, 1 / 3, 1 / 3))

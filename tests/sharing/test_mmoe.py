@@ -1,5 +1,7 @@
 """Multi-gate mixture of experts: shared experts in the upper blocks, a gate a task."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from encoders import tiny_encoders
@@ -10,6 +12,7 @@ from mtl_cli.gradients import GradientEngine, Losses
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.sharing import HardSharing, parameter_partition
 from mtl_cli.sharing.mmoe import MixedBlocks, MMoE, WithExperts
+from mtl_cli.sharing.wrappers import marks_of
 from mtl_cli.types import UserError
 from mtl_cli.weighting import Equal, PCGrad
 
@@ -167,7 +170,8 @@ def test_experts_are_shared_and_gates_are_the_tasks_own(make_encoder, settings):
     own = {name: part for name, part in parameter_partition(encoder).items() if part != "shared"}
     assert sorted(own.values()) == ["a", "a", "b", "b", "c", "c"]
     assert all(".gates.of_task." in name for name in own)
-    assert all(not getattr(encoder.get_parameter(name), "decay", True) for name in own)
+    marks = marks_of(deepcopied := deepcopy(encoder))
+    assert all(not marks[id(deepcopied.get_parameter(name))].decay for name in own)
 
 
 def test_all_experts_see_the_rows_of_all_tasks_in_one_call(make_encoder):
@@ -265,5 +269,5 @@ def test_settings_that_do_not_fit_are_refused(make_encoder):
         MMoE(num_expert_layers=4).check_num_blocks(3)
     with pytest.raises(UserError, match=r"sharing\.num_expert_layers: found 4, but the encoder has 3 blocks"):
         attached(make_encoder("bert"), num_expert_layers=4)
-    with pytest.raises(UserError, match=r"sharing\.num_selected: found 3, but there are 2 experts; allowed: 1 to 2"):
+    with pytest.raises(UserError, match=r"sharing\.num_selected: found 3, but a gate sees 2 experts; allowed: 1 to 2"):
         MMoE(gate="dselect_k", num_experts=2, num_selected=3)

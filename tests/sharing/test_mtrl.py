@@ -213,7 +213,7 @@ def test_what_is_learnt_is_the_correlation_of_omega():
         torch.tensor([[0.4, 0.1, -0.2], [0.1, 0.1, 0.0], [-0.2, 0.0, 0.5]])
     )
     learnt = model.sharing.learnt(model)
-    assert set(learnt) == {"task_correlations", "adapter_norms"}
+    assert set(learnt) == {"task_correlations", "task_covariance", "adapter_norms"}
     found = learnt["task_correlations"]
     assert found.scale == "signed"
     assert found.rows == found.columns == ("mood", "nli", "tags")
@@ -271,7 +271,7 @@ def test_heads_of_the_same_shapes_are_wholly_under_the_prior():
     assert len(columns_PK) == 2 * 32 + 2
     found = model.sharing.penalties(model)["task_relationship"].item()
     assert found == pytest.approx(1e-4 * penalty(columns_PK, torch.eye(2) / 2), rel=1e-5)
-    assert set(model.sharing.learnt(model)) == {"task_correlations"}
+    assert set(model.sharing.learnt(model)) == {"task_correlations", "task_covariance"}
     assert model.sharing.why_no_representation is None
     assert MTRL().why_no_representation is not None
 

@@ -231,7 +231,7 @@ def test_learnt_tells_lengths_cosines_and_distances():
     assert mood[:2] == pytest.approx((1.0, 0.5**0.5))
     assert tags[:2] == pytest.approx((0.5**0.5, 1.0))
     assert (mood[2], tags[2], *nli) == (None,) * 5  # a vector of zeros points nowhere
-    assert found["conditional_norms"].columns == ("block_1", "block_2", "block_3")
+    assert found["conditional_norms"].columns == ("block_0", "block_1", "block_2")
     assert found["conditional_norms"].values == ((0.0, 0.0, 0.0), (0.0, 5.0, 0.0), (0.0, 0.0, 0.0))
     plain = model_with(TaskConditioning(conditional_norm=False))
     assert set(plain.sharing.learnt(plain)) == {"task_embedding_norms", "task_embedding_cosines"}
