@@ -47,7 +47,9 @@ class OneLayer(nn.Module):
         self.shared = nn.Linear(3, 1, bias=False)
         self.tasks = {"a": None, "b": None}
         self.sharing = HardSharing()
-        self.encoder = SimpleNamespace(blocks=[], packed=True, parameters=self.shared.parameters)
+        self.encoder = SimpleNamespace(
+            blocks=[], packed=True, parameters=self.shared.parameters, extras=nn.ModuleDict()
+        )
 
     def parameter_partition(self):
         return {"shared.weight": "shared"}
