@@ -27,7 +27,7 @@ IDS = {name: number for number, name in enumerate(LABELS)}
 
 def test_examples_become_a_row_each_with_the_id_of_their_label(source: Source, bert: PreTrainedTokenizerBase) -> None:
     task = SingleTextClassification(source=source, text="sentence")
-    encoded = task.encode(EXAMPLES, bert, 16, {"neutral": 0, "positive": 1, "negative": 2})
+    encoded = task.encode(EXAMPLES, bert, 32, {"neutral": 0, "positive": 1, "negative": 2})
     assert encoded["labels"] == [2, 0, 1]
     assert encoded["example_offset"] == [0, 1, 2]
     assert encoded["input_ids"] == bert(EXAMPLES["sentence"])["input_ids"]
