@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 import yaml
-from bench_steps import ENCODERS, Bench, peak_bytes, refuse_overload, summary, timed
+from bench_steps import ENCODERS, Bench, refuse_overload, summary, timed
 from rich.console import Console
 from rich.table import Table
 
@@ -38,6 +38,7 @@ from mtl_cli.build import instantiate
 from mtl_cli.commands.dry_run import operations_of
 from mtl_cli.precision import choose_device, choose_precision
 from mtl_cli.sharing import HardSharing, SharingStrategy, TrainingMoment
+from mtl_cli.training import peak_memory_bytes
 from mtl_cli.training.allocator import keep_freed_memory
 from mtl_cli.weighting import Equal
 
@@ -159,7 +160,7 @@ def peak_bytes_of_steps(args: argparse.Namespace, device: torch.device) -> int:
     step = make_step(make_bench(args, args.strategies[0], args.tasks[0], device))
     for _ in range(MEMORY_STEPS):
         step()
-    return peak_bytes(device)
+    return peak_memory_bytes(device)
 
 
 def add_memory(args: argparse.Namespace, figures: dict[str, Any], num_tasks: int) -> None:

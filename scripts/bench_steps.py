@@ -20,7 +20,7 @@ from mtl_cli.precision import choose_precision
 from mtl_cli.saved_model import UnavailableSource
 from mtl_cli.sharing import SharingStrategy
 from mtl_cli.tasks import SingleTextClassification
-from mtl_cli.training import AdamW, peak_memory_bytes
+from mtl_cli.training import AdamW
 from mtl_cli.types import Batch
 from mtl_cli.weighting import Weighting
 
@@ -94,11 +94,6 @@ def timed(step: Callable[[], None], device: torch.device) -> tuple[float, float]
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - wall, time.thread_time() - cpu
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Peak memory so far: of the GPU, or what was resident of this process."""
-    return peak_memory_bytes(device)
 
 
 def summary(found: Sequence[tuple[float, float]], baseline: Sequence[tuple[float, float]]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from bench_steps import ENCODERS, Bench, peak_bytes, refuse_overload, summary, timed
+from bench_steps import ENCODERS, Bench, refuse_overload, summary, timed
 from rich.console import Console
 from rich.table import Table
 
@@ -34,6 +34,7 @@ from mtl_cli.build import instantiate
 from mtl_cli.gradients import GradientEngine
 from mtl_cli.precision import choose_device, choose_precision
 from mtl_cli.sharing import HardSharing
+from mtl_cli.training import peak_memory_bytes
 from mtl_cli.training.allocator import keep_freed_memory
 from mtl_cli.types import Batch, UserError
 from mtl_cli.weighting import Weighting
@@ -148,7 +149,7 @@ def print_peak_memory(args: argparse.Namespace, device: torch.device) -> None:
     (step,) = make_steps(bench, [args.methods[-1]]).values()
     for _ in range(3):
         step()
-    print(peak_bytes(device))
+    print(peak_memory_bytes(device))
 
 
 def parse() -> argparse.Namespace:

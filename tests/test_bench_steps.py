@@ -44,7 +44,9 @@ def test_a_busy_machine_is_refused(bench, monkeypatch):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc")
 def test_the_peak_is_that_of_the_process_and_not_of_the_one_that_started_it():
-    program = "import torch; from bench_steps import peak_bytes; print(peak_bytes(torch.device('cpu')))"
+    program = (
+        "import torch; from mtl_cli.training import peak_memory_bytes\nprint(peak_memory_bytes(torch.device('cpu')))"
+    )
     before = torch.ones(2**28)  # a gigabyte, resident
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=SCRIPTS)
     assert 2**20 < int(done.stdout) < before.nbytes

@@ -98,13 +98,13 @@ def compare_with_hard_sharing(
     step = without_unlabelled([[stream.collate(stream.next_step(0))]])[0][0]
     num_rows, tokens = (sum(getattr(batch, key) for batch in step.values()) for key in ("num_rows", "num_tokens"))
     costs = {}
-    for name, strategy in (("run", instantiate(config["sharing"])), ("hard", HardSharing())):
+    chosen = instantiate(config["sharing"])
+    for name, strategy in (("run", chosen), ("hard", HardSharing())):
         model = build(deepcopy(encoder), strategy)
         buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
         costs[name] = Cost(parts_of(model), operations_of(model, step), buffers)
     run, hard = costs["run"], costs["hard"]
-    name = type(instantiate(config["sharing"])).__name__
-    table = Table(title=f"{name}: what would be trained", title_justify="left", show_edge=False)
+    table = Table(title=f"{type(chosen).__name__}: what would be trained", title_justify="left", show_edge=False)
     for column in _COLUMNS:
         table.add_column(column, justify="left" if column in ("part", "") else "right")
     for part, count in run.parts.items():

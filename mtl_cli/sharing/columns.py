@@ -22,7 +22,7 @@ from mtl_cli.types import UserError
 
 _LAYERS: tuple[type[nn.Module], ...] = (nn.Embedding, nn.Linear, nn.LayerNorm, nn.Conv1d, Conv1D)
 # What families call the normalisation behind their last block; it lies beside the list of blocks.
-_FINAL_NORMS = ("final_norm", "final_layer_norm", "final_layernorm", "ln_f", "norm")
+FINAL_NORMS = ("final_norm", "final_layer_norm", "final_layernorm", "ln_f", "norm")
 
 
 def make_columns(
@@ -140,7 +140,7 @@ def _layers_outside(encoder: Encoder, setting: str, *, only_final_norms: bool) -
 
 def _is_final_norm(encoder: Encoder, path: str) -> bool:
     parent, _, name = path.rpartition(".")
-    return name in _FINAL_NORMS and encoder.model.get_submodule(parent) is _holder_of_blocks(encoder)
+    return name in FINAL_NORMS and encoder.model.get_submodule(parent) is _holder_of_blocks(encoder)
 
 
 def _holder_of_blocks(encoder: Encoder) -> nn.Module:

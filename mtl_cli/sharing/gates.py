@@ -348,6 +348,13 @@ def uses_of(encoder: Encoder, kind: type[CountsUse]) -> dict[int, list[GateUse]]
     return {index: uses for index, uses in found.items() if uses}
 
 
+def forget_uses(encoder: Encoder) -> None:
+    """Begin anew to count what all gates use."""
+    for uses in uses_of(encoder, CountsUse).values():
+        for use in uses:
+            use.forget()
+
+
 def learnt_by_gates(uses: Mapping[str, GateUse], tasks: Sequence[str]) -> dict[str, Learnt]:
     """Return mean weights of experts, task by expert, for each place, and the entropy of the gates, task by place.
 

@@ -15,12 +15,10 @@ from torch import nn
 
 from mtl_cli.encoders import Encoder, Layout, pool, use_layout
 from mtl_cli.precision import at_least_float32
+from mtl_cli.sharing.columns import FINAL_NORMS
 from mtl_cli.sharing.rows import apply_by_task
 from mtl_cli.sharing.task_modules import TaskModules
 from mtl_cli.types import Pooling
-
-_FINAL_NORMS = ("final_norm", "final_layer_norm", "ln_f")
-"""What families call the normalisation behind their blocks: ModernBERT, T5, GPT-2."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +168,7 @@ def final_norm(encoder: Encoder) -> nn.Module | None:
     blocks = encoder.blocks
     for holder in encoder.model.modules():
         if any(child is blocks for child in holder.children()):
-            return next((child for name, child in holder.named_children() if name in _FINAL_NORMS), None)
+            return next((child for name, child in holder.named_children() if name in FINAL_NORMS), None)
     return None
 
 

@@ -20,6 +20,7 @@ from mtl_cli.sharing.gates import (
     GateName,
     TaskGates,
     check_num_selected,
+    forget_uses,
     learnt_by_gates,
     make_gate,
     uses_of,
@@ -133,9 +134,7 @@ class MMoE(SharingStrategy):
 
     def forget_usage(self, model: MultiTaskModel) -> None:
         """Begin anew to count the gates' weights."""
-        for uses in uses_of(model.encoder, TaskGates).values():
-            for use in uses:
-                use.forget()
+        forget_uses(model.encoder)
 
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
         """Return each task's mean weight of each expert, a block, and the entropy of its gates."""

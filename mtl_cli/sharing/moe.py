@@ -16,7 +16,7 @@ from torch import nn
 from mtl_cli.encoders import Encoder, Layout
 from mtl_cli.sharing.auxiliary import add_auxiliary_loss
 from mtl_cli.sharing.experts import FeedForwardExpert, numbered
-from mtl_cli.sharing.gates import CountsUse, GateLogits, learnt_by_gates, real_tokens, uses_of
+from mtl_cli.sharing.gates import CountsUse, GateLogits, forget_uses, learnt_by_gates, real_tokens, uses_of
 from mtl_cli.sharing.learnt import Learnt
 from mtl_cli.sharing.strategy import SharingStrategy
 from mtl_cli.sharing.task_modules import TaskModules
@@ -122,9 +122,7 @@ class MoE(SharingStrategy):
 
     def forget_usage(self, model: MultiTaskModel) -> None:
         """Begin anew to count the gates' weights."""
-        for uses in uses_of(model.encoder, Router).values():
-            for use in uses:
-                use.forget()
+        forget_uses(model.encoder)
 
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
         """Return each task's mean gate of each expert (0 where not chosen), a block, and the entropy of its p."""

@@ -23,6 +23,7 @@ from mtl_cli.sharing.gates import (
     TaskGates,
     at_level,
     check_num_selected,
+    forget_uses,
     learnt_by_gates,
     make_gate,
     uses_of,
@@ -169,9 +170,7 @@ class PLE(SharingStrategy):
 
     def forget_usage(self, model: MultiTaskModel) -> None:
         """Begin anew to count the gates' weights."""
-        for uses in uses_of(model.encoder, TaskGates).values():
-            for use in uses:
-                use.forget()
+        forget_uses(model.encoder)
 
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
         """Return each task's mean weight of its own and the shared experts, and its gates' entropy."""
