@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtl_cli.overrides import explain_composition_error, force_values, groups_in, option_problems, value_of
+from mtl_cli.shipped_conf import conf_dir
 
 
 class Command(NamedTuple):
@@ -21,12 +22,6 @@ class Command(NamedTuple):
     summary: str
     example: str
     run: Callable[[list[str]], int]
-
-
-def conf_dir() -> Path:
-    """The shipped configuration: inside the installed package, or beside it in a checkout."""
-    packaged = Path(__file__).parent / "conf"
-    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "conf"
 
 
 def _config_dirs(arguments: Sequence[str]) -> list[Path]:
