@@ -130,9 +130,10 @@ def _sync(arguments: list[str]) -> int:
     def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
         from mtl_cli.commands.sync import sync
 
-        return sync(config)
+        return sync(config, _config_dirs(arguments))
 
-    return _hydra("sync", folders_as_setting(options_as_settings(arguments, ["to"])), job)
+    words = [word.removeprefix("loggers.") for word in options_as_settings(arguments, ["to"])]
+    return _hydra("sync", folders_as_setting(words), job)
 
 
 def _tasks(arguments: list[str]) -> int:
