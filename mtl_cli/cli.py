@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtl_cli.overrides import explain_composition_error, force_values, groups_in, option_problems, value_of
-from mtl_cli.plain_words import conditions_as_setting, folders_as_setting, options_as_settings
+from mtl_cli.plain_words import conditions_as_setting, folders_as_setting, options_as_settings, texts_as_they_are
 from mtl_cli.shipped_conf import conf_dir
 
 
@@ -123,7 +123,8 @@ def _compare(arguments: list[str]) -> int:
 
         return compare(config)
 
-    return _hydra("compare", conditions_as_setting(folders_as_setting(arguments)), job)
+    words = conditions_as_setting(folders_as_setting(arguments))
+    return _hydra("compare", texts_as_they_are(words, ["baseline", "output", "html"]), job)
 
 
 def _sync(arguments: list[str]) -> int:

@@ -45,6 +45,16 @@ def conditions_as_setting(arguments: Sequence[str], key: str = "where") -> list[
     return [*others, f"{key}={quoted_list(conditions)}"] if conditions else others
 
 
+def texts_as_they_are(arguments: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """Quote the values of settings that hold names and paths, so that they may hold what Hydra gives a meaning to."""
+    found = []
+    for word, is_plain in _words(arguments):
+        key, _, value = word.partition("=")
+        is_text = is_plain and key in keys and value.lower() not in ("", "null") and _unquoted(value) == value
+        found.append(f"{key}={quoted(value)}" if is_text else word)
+    return found
+
+
 def options_as_settings(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
     """Turn `--to wandb` and `--to=wandb` into to=wandb, for these names."""
     found: list[str] = []

@@ -9,6 +9,7 @@ from mtl_cli.plain_words import (
     options_as_settings,
     quoted_list,
     split_conditions,
+    texts_as_they_are,
 )
 
 
@@ -96,3 +97,11 @@ def test_a_list_of_conditions_is_cut_at_its_own_commas(text, expected):
 )
 def test_an_option_with_dashes_is_a_setting(words, expected):
     assert options_as_settings(words, ["to"]) == expected
+
+
+def test_names_and_paths_need_no_quotes():
+    words = ["output=a=b, c.csv", "html=null", "baseline='x=1'", "sort=lr", "output="]
+    quoted = ["output='a=b, c.csv'", "html=null", "baseline='x=1'", "sort=lr", "output="]
+    assert texts_as_they_are(words, ["output", "html", "baseline"]) == quoted
+    config = composed(*quoted[:4], command="compare")
+    assert (config["output"], config["html"], config["baseline"]) == ("a=b, c.csv", None, "x=1")

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mtl_cli.report.columns import Column
-from mtl_cli.report.comparison import Comparison, Row
+from mtl_cli.report.comparison import Comparison
 from mtl_cli.report.fields import SCORE
 from mtl_cli.report.table_formats import cell_text, is_number, label_text
 
@@ -31,15 +31,10 @@ def terminal_table(comparison: Comparison, width: int | None, colours: bool) -> 
     """
     columns, widest = _fitting(comparison, width, colours)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
-    for column in columns:
-        table.add_column(
-            Text(_shortened(_label(column), column, widest)),
-            justify="right" if is_number(column) else "left",
-            no_wrap=True,
-            vertical="bottom",
-        )
-    for row in comparison.rows:
-        cells = [_cell(comparison, row, column, widest, colours) for column in columns]
+    written = [_written(comparison, column, widest, colours) for column in columns]
+    for lines in written:
+        table.add_column(lines[0], no_wrap=True, vertical="bottom")
+    for row, cells in zip(comparison.rows, zip(*(lines[1:] for lines in written), strict=True), strict=True):
         table.add_row(*cells, style="" if row.finished else "dim")
     shown = {column.key for column in columns}
     return table, [label_text(column) for column in comparison.columns if column.key not in shown]
@@ -72,12 +67,10 @@ def _importance(column: Column, settings: Sequence[str]) -> int:
 
 
 def _width(comparison: Comparison, columns: Sequence[Column], widest: int, colours: bool) -> int:
-    total = _BETWEEN * (len(columns) - 1)
-    for column in columns:
-        header = max(map(cell_len, _shortened(_label(column), column, widest).split("\n")))
-        cells = (_cell(comparison, row, column, widest, colours).cell_len for row in comparison.rows)
-        total += max(header, *cells, 0)
-    return total
+    written = [_written(comparison, column, widest, colours) for column in columns]
+    return sum(max(cell_len(line) for text in lines for line in text.plain.split("\n")) for lines in written) + (
+        _BETWEEN * (len(columns) - 1)
+    )
 
 
 def _label(column: Column) -> str:
@@ -95,10 +88,17 @@ def _shortened(text: str, column: Column, widest: int) -> str:
     return f"{text[:begin]}…{text[-(widest - 1 - begin) :]}"
 
 
-def _cell(comparison: Comparison, row: Row, column: Column, widest: int, colours: bool) -> Text:
-    text = _shortened(cell_text(row, column), column, widest)
-    if not comparison.is_best(row, column):
-        # The star of the best stands outside of the numbers' alignment.
-        star = column.key in comparison.best and not colours
-        return Text(f"{text} " if star else text)
-    return Text(text, style="bold green") if colours else Text(f"{text}*")
+def _written(comparison: Comparison, column: Column, widest: int, colours: bool) -> list[Text]:
+    """The header and the cells of a column. Numbers stand under one another, the star of the best one beside them."""
+    cells = [_shortened(cell_text(row, column), column, widest) for row in comparison.rows]
+    header = _shortened(_label(column), column, widest)
+    best = [comparison.is_best(row, column) for row in comparison.rows]
+    if is_number(column):
+        width = max(map(cell_len, [*header.split("\n"), *cells]))
+        cells = [" " * (width - cell_len(cell)) + cell for cell in cells]
+        header = "\n".join(" " * (width - cell_len(line)) + line for line in header.split("\n"))
+    if colours:
+        marked = [Text(cell, style="bold green" if b else "") for cell, b in zip(cells, best, strict=True)]
+    else:
+        marked = [Text(f"{cell}*" if b else cell) for cell, b in zip(cells, best, strict=True)]
+    return [Text(header), *marked]
