@@ -67,7 +67,7 @@ def wandb_file(run):
 
 
 def test_it_says_what_was_written_and_what_comes_next(both):
-    assert "run: written\n1 run: 1 written\n1 were written offline; upload them with: wandb sync " in both.printed
+    assert "run: written\n1 run: 1 written\n1 written offline; upload with: wandb sync " in both.printed
     assert f"tensorboard --logdir {both.later}\n" in both.printed
 
 

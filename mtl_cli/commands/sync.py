@@ -148,7 +148,7 @@ def _what_next(to: str, runs: Sequence[RunRecord], written: Iterable[Path]) -> l
     if not offline:
         return []
     some = " ".join(map(str, sorted(offline)[:3])) + " ..." * (len(offline) > 3)
-    return [f"{len(offline)} were written offline; upload them with: wandb sync {some}"]
+    return [f"{len(offline)} written offline; upload with: wandb sync {some}"]
 
 
 def _common(runs: Sequence[RunRecord]) -> Path:
