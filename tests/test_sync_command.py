@@ -234,6 +234,38 @@ def test_one_run_that_fails_leaves_no_half_and_does_not_stop_the_rest(folder, mo
     assert len(event_files(folder)) == 2
 
 
+def test_an_interruption_leaves_no_half_either(folder, monkeypatch):
+    from mtl_cli.tracking import TensorBoardLogger
+
+    def interrupt(self, metrics, step):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TensorBoardLogger, "log", interrupt)
+    assert _main(["sync", "runs", "--to", "tensorboard"]) == 130
+    assert event_files(folder) == []
+
+
+def test_once_a_run_had_to_go_offline_the_others_do_not_wait_for_the_server(folder, monkeypatch, capsys):
+    modes = []
+
+    class Fake:
+        def __init__(self, mode):
+            modes.append(mode)
+
+        def start(self, run):
+            (run.folder / "wandb" / "offline-run-1").mkdir(parents=True)
+
+        def log(self, *things):
+            pass
+
+        log_predictions = log_confusion_matrix = finish = log
+
+    monkeypatch.setattr("mtl_cli.commands.sync.instantiate", lambda node: Fake(node["mode"]))
+    assert _main(["sync", "runs", "--to", "wandb", "all=true", "wandb.mode=online"]) == 0
+    assert modes == ["online", "offline", "offline"]
+    assert "3 written offline; upload with: wandb sync runs/failed/wandb/offline-run-1" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
