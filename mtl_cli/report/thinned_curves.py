@@ -1,0 +1,120 @@
+"""The lines of metrics.jsonl as curves of few points, so that the page of a hundred runs stays small."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+Records = Sequence[Mapping[str, Any]]
+"""The lines of metrics.jsonl."""
+
+_MOST_POINTS, _LEAST_POINTS = 400, 60
+_POINTS_OF_A_PAGE = 20_000
+_DIGITS = 5
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Values of several metrics that share their places on the x axis.
+
+    Attributes:
+        axes: step, tokens and epoch -> the place of each point; None where it is not known.
+        values: metric -> its value at each point; None where it was not measured or was not finite.
+        num_lines: how many lines of metrics.jsonl the points were made of.
+    """
+
+    axes: dict[str, list[float | None]]
+    values: dict[str, list[float | None]]
+    num_lines: int
+
+    @property
+    def num_points(self) -> int:
+        """Length of each list."""
+        return len(self.axes["step"])
+
+
+def points_for(num_runs: int) -> int:
+    """Return how many points a curve may have: 400 for up to 50 runs, fewer for more, but never below 60."""
+    return max(_LEAST_POINTS, min(_MOST_POINTS, _POINTS_OF_A_PAGE // max(num_runs, 1)))
+
+
+def thinned_curves(records: Records, prefixes: Sequence[str], most: int) -> Curves:
+    """Return all metrics below one of some prefixes, at no more than `most` places.
+
+    Lines that hold none of the metrics are passed over. The first and the last line stay as they are; where there are
+    too many, those in between are split into runs of neighbours of about equal length, and each becomes a point: the
+    mean of the finite values of each metric, at the mean of their places. (A mean, not a sample: a single high loss
+    shows in its point's height, and noise shrinks as it would for a longer `trainer.log_every_steps`.)
+
+    Args:
+        records: in the order of the steps. Tokens and epochs of a line that does not say them are interpolated between
+            lines that do.
+        prefixes: such as "train/loss/" and "validation/".
+        most: at least 3.
+    """
+    chosen = tuple(prefixes)
+    held = [place for place, record in enumerate(records) if any(key.startswith(chosen) for key in record)]
+    names = list(dict.fromkeys(key for place in held for key in records[place] if key.startswith(chosen)))
+    buckets = _buckets(len(held), most)
+    axes = {name: np.array(axis)[held] for name, axis in _axes(records).items()}
+    values = {name: np.array([finite(records[place].get(name)) for place in held]) for name in names}
+    return Curves(
+        axes={name: _means(axis, buckets) for name, axis in axes.items()},
+        values={name: _means(column, buckets) for name, column in values.items()},
+        num_lines=len(held),
+    )
+
+
+def _buckets(num_lines: int, most: int) -> list[slice]:
+    if num_lines <= most:
+        return [slice(place, place + 1) for place in range(num_lines)]
+    edges = np.linspace(1, num_lines - 1, most - 1).round().astype(int)
+    inner = [slice(int(start), int(end)) for start, end in pairwise(edges)]
+    return [slice(0, 1), *inner, slice(num_lines - 1, num_lines)]
+
+
+def _axes(records: Records) -> dict[str, np.ndarray]:
+    """Where each line lies: its step, and real tokens and passes over the data until then."""
+    steps = np.array([finite(record.get("step")) for record in records], dtype=float)
+    axes = {"step": steps}
+    for name, key in (("tokens", "train/tokens"), ("epoch", "train/epoch")):
+        known = np.array([finite(record.get(key)) for record in records], dtype=float)
+        has = np.isfinite(known) & np.isfinite(steps)
+        axes[name] = known
+        if has.sum() >= 2:
+            # Nothing is known outside of the lines that say it, but step 0 is 0 of everything.
+            x, y = np.append(0.0, steps[has]), np.append(0.0, known[has])
+            order = np.argsort(x, kind="stable")
+            axes[name] = np.where(has, known, np.interp(steps, x[order], y[order], right=np.nan))
+    return axes
+
+
+def _means(column: np.ndarray, buckets: Sequence[slice]) -> list[float | None]:
+    means = []
+    for bucket in buckets:
+        finite = column[bucket][np.isfinite(column[bucket])]
+        means.append(rounded(float(finite.mean())) if finite.size else None)
+    return means
+
+
+def rounded(value: float) -> float | None:
+    """Return a number with as many digits as a plot can show; None for one that is not finite."""
+    if not math.isfinite(value):
+        return None
+    if value == round(value) and abs(value) < 1e15:
+        return int(value)
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def finite(value: Any) -> float:
+    """Return a number as it is, and not-a-number for whatever else a file may hold."""
+    try:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond the largest float
+        return math.nan
+    return value if is_number else math.nan
