@@ -130,9 +130,8 @@ def refusals(groups: Sequence[SeedGroup]) -> list[Refusal]:
     for group in groups:
         for typed in dict.fromkeys(_typed(run) for run in group.runs):
             alike.setdefault(typed, []).append(group)
-    typed_by_all = set.intersection(
-        *({_word(word) for word in run.overrides} for group in groups for run in group.runs)
-    )
+    given = [set(map(_word, run.overrides)) for group in groups for run in group.runs if run.overrides]
+    typed_by_all = set.intersection(*given) if given else set()
     found: dict[tuple[str, ...], Refusal] = {}
     for typed, several in alike.items():
         if len(several) > 1:
