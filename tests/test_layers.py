@@ -23,7 +23,7 @@ LAYERS = [
     {"report"},
     {"build", "check_config"},
     {"commands"},
-    {"overrides", "listing"},
+    {"overrides", "listing", "plain_words"},
     {"cli", "__main__"},
 ]
 ALLOWED_WITHIN = {
@@ -31,6 +31,7 @@ ALLOWED_WITHIN = {
     ("precision", "types"),
     ("saved_model", "model"),
     ("check_config", "build"),
+    ("plain_words", "overrides"),
     ("__main__", "cli"),
 }
 EDGE = {"build.py", "check_config.py", "cli.py", "overrides.py"}

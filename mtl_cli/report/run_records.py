@@ -10,7 +10,16 @@ from pathlib import Path
 from mtl_cli.report.differing_settings import differing_settings, same_but_for_seed
 from mtl_cli.report.run_record import RunRecord, RunStatus, read_run
 
-__all__ = ["RunRecord", "RunStatus", "differing_settings", "find_runs", "read_run", "read_runs", "same_but_for_seed"]
+__all__ = [
+    "RunRecord",
+    "RunStatus",
+    "differing_settings",
+    "find_runs",
+    "read_run",
+    "read_runs",
+    "same_but_for_seed",
+    "sweep_of",
+]
 
 _FILES_OF_A_RUN = frozenset({"config.yaml", "overrides.yaml", "environment.json", "metrics.jsonl", "results.json"})
 # Ours and Hydra's record of a sweep.
@@ -35,7 +44,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
     """Read the runs in or below some folders, in the order of `find_runs`. Never raises for what it finds there."""
     runs = find_runs(paths)
-    sweeps = [_sweep_of(run) for run in runs]
+    sweeps = [sweep_of(run) for run in runs]
     groups = _unique_names([sweep for sweep in dict.fromkeys(sweeps) if sweep is not None])
     names = _unique_names(runs)
     return [
@@ -73,8 +82,8 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
-def _sweep_of(run: Path) -> Path | None:
-    """The nearest folder above a run that holds a sweep's record."""
+def sweep_of(run: Path) -> Path | None:
+    """Return the nearest folder above a run that holds the record of a sweep, a study or a search."""
     for folder in run.resolve().parents[:_LEVELS_TO_A_SWEEP]:
         if any((folder / name).is_file() for name in _FILES_OF_A_SWEEP):
             return folder

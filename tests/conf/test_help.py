@@ -19,7 +19,14 @@ def help_template(command: str, name: str) -> str:
 
 @pytest.mark.parametrize(
     ("command", "name"),
-    [("train", "mtl"), ("evaluate", "mtl_evaluate"), ("predict", "mtl_predict"), ("inspect", "mtl_inspect")],
+    [
+        ("train", "mtl"),
+        ("evaluate", "mtl_evaluate"),
+        ("predict", "mtl_predict"),
+        ("inspect", "mtl_inspect"),
+        ("compare", "mtl_compare"),
+        ("sync", "mtl_sync"),
+    ],
 )
 def test_help_is_made_of_what_hydra_fills_in(command: str, name: str) -> None:
     text = help_template(command, name)
@@ -32,7 +39,14 @@ def test_help_is_made_of_what_hydra_fills_in(command: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "name"), [("evaluate", "mtl_evaluate"), ("predict", "mtl_predict"), ("inspect", "mtl_inspect")]
+    ("command", "name"),
+    [
+        ("evaluate", "mtl_evaluate"),
+        ("predict", "mtl_predict"),
+        ("inspect", "mtl_inspect"),
+        ("compare", "mtl_compare"),
+        ("sync", "mtl_sync"),
+    ],
 )
 def test_help_explains_exactly_the_settings_of_the_command(command: str, name: str) -> None:
     explained = re.findall(r"^(\w+) {2,}\S", help_template(command, name), flags=re.MULTILINE)
