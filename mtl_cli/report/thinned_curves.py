@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -58,24 +57,24 @@ def thinned_curves(records: Records, prefixes: Sequence[str], most: int) -> Curv
         most: at least 3.
     """
     chosen = tuple(prefixes)
-    held = [place for place, record in enumerate(records) if any(key.startswith(chosen) for key in record)]
-    names = list(dict.fromkeys(key for place in held for key in records[place] if key.startswith(chosen)))
-    buckets = _buckets(len(held), most)
-    axes = {name: np.array(axis)[held] for name, axis in _axes(records).items()}
-    values = {name: np.array([finite(records[place].get(name)) for place in held]) for name in names}
+    # Most lines have the keys of another one: which of them count is found once.
+    names_of = {keys: [key for key in keys if key.startswith(chosen)] for keys in dict.fromkeys(map(tuple, records))}
+    held = [place for place, record in enumerate(records) if names_of[tuple(record)]]
+    names = dict.fromkeys(name for found in names_of.values() for name in found)
+    starts = _starts(len(held), most)
+    values = {name: np.array([finite(records[place].get(name)) for place in held], dtype=float) for name in names}
     return Curves(
-        axes={name: _means(axis, buckets) for name, axis in axes.items()},
-        values={name: _means(column, buckets) for name, column in values.items()},
+        axes={name: _means(axis[held], starts) for name, axis in _axes(records).items()},
+        values={name: _means(column, starts) for name, column in values.items()},
         num_lines=len(held),
     )
 
 
-def _buckets(num_lines: int, most: int) -> list[slice]:
+def _starts(num_lines: int, most: int) -> np.ndarray:
+    """The place of the first line of each point."""
     if num_lines <= most:
-        return [slice(place, place + 1) for place in range(num_lines)]
-    edges = np.linspace(1, num_lines - 1, most - 1).round().astype(int)
-    inner = [slice(int(start), int(end)) for start, end in pairwise(edges)]
-    return [slice(0, 1), *inner, slice(num_lines - 1, num_lines)]
+        return np.arange(num_lines)
+    return np.append(0, np.linspace(1, num_lines - 1, most - 1).round().astype(int))
 
 
 def _axes(records: Records) -> dict[str, np.ndarray]:
@@ -94,12 +93,14 @@ def _axes(records: Records) -> dict[str, np.ndarray]:
     return axes
 
 
-def _means(column: np.ndarray, buckets: Sequence[slice]) -> list[float | None]:
-    means = []
-    for bucket in buckets:
-        finite = column[bucket][np.isfinite(column[bucket])]
-        means.append(rounded(float(finite.mean())) if finite.size else None)
-    return means
+def _means(column: np.ndarray, starts: np.ndarray) -> list[float | None]:
+    """The mean of the finite values from each start to the next; the last point is the last line alone."""
+    if not starts.size:
+        return []
+    known = np.isfinite(column)
+    counts = np.add.reduceat(known.astype(int), starts)
+    sums = np.add.reduceat(np.where(known, column, 0.0), starts)
+    return [rounded(float(total / count)) if count else None for total, count in zip(sums, counts, strict=True)]
 
 
 def rounded(value: float) -> float | None:

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import math
-import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -308,8 +307,6 @@ def test_names_that_are_no_unicode_can_be_written(tmp_path):
 
 
 def test_the_page_of_a_hundred_runs_stays_small(tmp_path):
-    for seed in range(20):
-        write_job(tmp_path, seed=seed, name=f"run {seed}", num_steps=1000, every=1)
-    runs = read_runs([tmp_path])
-    size = len(as_json(page_data([run for run in runs for _ in range(5)], None)))
-    assert size < 5e6, re.sub(r"(\d)(?=(\d{3})+$)", r"\1,", str(size))
+    write_job(tmp_path, num_steps=1000, every=1)
+    (run,) = read_runs([tmp_path])
+    assert len(as_json(page_data([run] * 100, None))) < 5e6
