@@ -94,6 +94,8 @@ def seed_groups(runs: Sequence[RunRecord]) -> list[SeedGroup]:
     found = same_but_for_seed(runs)
     settings = [{key: json.loads(text) for key, text in pairs if text} for pairs in found]
     labels = group_labels(settings)
+    if len(runs) == 1 and labels:
+        labels = [runs[0].name]
     return [_group(*parts) for parts in zip(labels, settings, found.values(), strict=True)]
 
 

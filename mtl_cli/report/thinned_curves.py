@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,7 @@ def thinned_curves(records: Records, prefixes: Sequence[str], most: int) -> Curv
     held = [place for place, record in enumerate(records) if names_of[tuple(record)]]
     names = dict.fromkeys(name for found in names_of.values() for name in found)
     starts = _starts(len(held), most)
-    values = {name: np.array([finite(records[place].get(name)) for place in held], dtype=float) for name in names}
+    values = {name: _column([records[place].get(name) for place in held]) for name in names}
     return Curves(
         axes={name: _means(axis[held], starts) for name, axis in _axes(records).items()},
         values={name: _means(column, starts) for name, column in values.items()},
@@ -79,10 +80,10 @@ def _starts(num_lines: int, most: int) -> np.ndarray:
 
 def _axes(records: Records) -> dict[str, np.ndarray]:
     """Where each line lies: its step, and real tokens and passes over the data until then."""
-    steps = np.array([finite(record.get("step")) for record in records], dtype=float)
+    steps = _column([record.get("step") for record in records])
     axes = {"step": steps}
     for name, key in (("tokens", "train/tokens"), ("epoch", "train/epoch")):
-        known = np.array([finite(record.get(key)) for record in records], dtype=float)
+        known = _column([record.get(key) for record in records])
         has = np.isfinite(known) & np.isfinite(steps)
         axes[name] = known
         if has.sum() >= 2:
@@ -91,6 +92,13 @@ def _axes(records: Records) -> dict[str, np.ndarray]:
             order = np.argsort(x, kind="stable")
             axes[name] = np.where(has, known, np.interp(steps, x[order], y[order], right=np.nan))
     return axes
+
+
+def _column(values: list[Any]) -> np.ndarray:
+    if set(map(type, values)) <= {float, int, type(None)}:
+        with suppress(OverflowError):  # a whole number beyond the largest float
+            return np.array(values, dtype=float)
+    return np.array([finite(value) for value in values], dtype=float)
 
 
 def _means(column: np.ndarray, starts: np.ndarray) -> list[float | None]:

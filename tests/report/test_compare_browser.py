@@ -201,7 +201,7 @@ def test_unfinished_runs_say_what_is_wrong(browser):
 
 
 def test_curves_are_drawn_for_each_task(browser):
-    browser.open("#view=curves")
+    browser.open("#view=curves&seeds=each")
     drawn = browser.drawn()
     for task, metric in (("sentiment", "accuracy"), ("entities", "span_f1"), ("inference", "accuracy")):
         # A curve for each of the 15 runs that have logged, as measured and smoothed; at least the latter.
@@ -221,7 +221,7 @@ def test_curves_have_other_axes_and_means_over_seeds(browser, x, title):
 
 
 def test_smoothing_is_an_average_without_bias_to_the_start(browser):
-    browser.open("#view=curves&smooth=10&shown=4&q=")
+    browser.open("#view=curves&smooth=10&shown=4&seeds=each")
     browser.drawn()
     raw, smooth = browser.run(
         "return document.querySelector('.plot').data.map((trace) => [...trace.x].map((x, i) => [x, trace.y[i]]))"
@@ -313,7 +313,7 @@ def test_what_a_hostile_run_says_is_text(browser):
     assert ["note", EVIL] in [row[:2] for row in browser.rows("#run-settings")]
     assert EVIL in browser.texts(".facts")[1]
     for view in ("table", "curves", "scores", "trade-offs", "hyperparameters"):
-        browser.go(f"#view={view}&q=img&seeds=mean")
+        browser.go(f"#view={view}&q=img")
         assert len(browser.texts(".legend button")) == (view in ("curves", "trade-offs", "hyperparameters"))
         browser.drawn()
         assert browser.run("return document.images.length + document.querySelectorAll('#views b').length") == 0

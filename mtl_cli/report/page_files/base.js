@@ -125,19 +125,21 @@ function plural(count, one, many = `${one}s`) {
   return `${count.toLocaleString('en')} ${count === 1 ? one : many}`;
 }
 
-// Colours after Okabe and Ito (2008) without their yellow and black, which need a white or a black ground, and two of
-// Tol's; a second set of the same hues for dark grounds. Beyond eight groups the marks and dashes differ, too.
+// The first four after Okabe and Ito (2008), the others chosen to be as far from these as may be, also as people with
+// protanopia, deuteranopia or tritanopia see them; a second set of the same kind for dark grounds. After eight groups
+// the colours come again, with other dashes and marks.
 const COLOURS = {
-  light: ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#56b4e9', '#b07d00', '#882255', '#6e6e6e'],
-  dark: ['#4c9fe0', '#f0803c', '#2fc597', '#e8a5c8', '#a6dcff', '#e6b422', '#d0568f', '#b0b0b0'],
+  light: ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#7b2fd0', '#6f1f0f', '#3fa9e0', '#363649'],
+  dark: ['#4c9fe0', '#f0803c', '#2fc597', '#e8a5c8', '#a45cff', '#f2e94e', '#8f6236', '#bfe6ff'],
 };
+const NO_GROUP = { light: '#6e6e6e', dark: '#a8a8a8' };
 const MARKS = ['circle', 'square', 'diamond', 'triangle-up', 'cross', 'x', 'star', 'hexagon'];
 const DASHES = ['solid', 'dash', 'dot', 'dashdot'];
 
 // Runs of one group share a colour on all plots, whatever else is shown; broken runs have none.
 function colourOf(groupIndex) {
   const colours = COLOURS[theme()];
-  return groupIndex === null || groupIndex === undefined ? colours[7] : colours[groupIndex % colours.length];
+  return groupIndex === null || groupIndex === undefined ? NO_GROUP[theme()] : colours[groupIndex % colours.length];
 }
 
 const markOf = (groupIndex) => MARKS[(Math.floor((groupIndex ?? 0) / 8) + (groupIndex ?? 0)) % MARKS.length];

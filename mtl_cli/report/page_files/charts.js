@@ -137,6 +137,11 @@ function empty(text) {
   return make('p', { class: 'empty' }, text);
 }
 
+function noneFinished() {
+  const any = RUNS.some((run) => run.status === 'finished');
+  return empty(any ? 'No finished run is shown: tick some in the table.' : 'No run is finished yet; this view is of finished runs.');
+}
+
 // How many runs a view shows, with the way to change that, and what else there is to say.
 function noteOnShown(runs, ...more) {
   const link = make('a', { href: address({ view: 'table' }) }, 'ticked in the table');

@@ -65,7 +65,7 @@ function curveTraces(runs, part, nameOf) {
   const traces = [];
   if (state.seeds === 'mean') {
     for (const group of groupsOf(runs)) {
-      const curves = group.runs.map((run) => pointsOf(run, part, nameOf(run))).filter(({ xs }) => xs.length);
+      const curves = oneASeed(group.runs).map((run) => pointsOf(run, part, nameOf(run))).filter(({ xs }) => xs.length);
       if (curves.length) traces.push(...meanTraces(group, overSeeds(curves), curves.length, scale));
     }
     return traces;
@@ -110,6 +110,18 @@ function meanTraces(group, { xs, mean, low, high }, count, scale) {
   return [...(count > 1 ? [band] : []), lineTrace(xs, smoothed(xs, mean, scale), colour, dashOf(group.runs[0], true), label)];
 }
 
+// The runs that a mean is over: finished ones where there are any, and each seed once.
+function oneASeed(runs) {
+  const finished = runs.filter((run) => run.status === 'finished');
+  const found = new Map();
+  for (const run of finished.length ? finished : runs) {
+    const seed = JSON.stringify(settingOf(run, 'seed'));
+    const isCounted = run.group_index !== null && GROUPS[run.group_index].counted.includes(run.index);
+    if (!found.has(seed) || isCounted) found.set(seed, run);
+  }
+  return [...found.values()];
+}
+
 // Shown runs by their group, in the order of the groups.
 function groupsOf(runs) {
   return GROUPS.map((group) => ({ ...group, runs: runs.filter((run) => run.group_index === group.index) }))
@@ -134,7 +146,7 @@ function curvesView() {
   const runs = shownRuns();
   const sections = [curveControls(runs)];
   if (!runs.length) return [...sections, empty('No run is shown: tick some in the table.')];
-  sections.push(noteOnShown(runs, thinningNote(runs)), curveLegend(runs));
+  sections.push(noteOnShown(runs, seedsNote(runs), thinningNote(runs)), curveLegend(runs));
   const parts = [
     ['Losses and metrics', learningFigures(runs), 'No shown run has logged a loss or an evaluation yet.'],
     ['Weights of the losses', weightFigures(runs), 'No shown run has logged weights of losses.'],
@@ -146,6 +158,13 @@ function curvesView() {
       figures.length ? make('div', { class: figures === parts[0][1] ? 'plots pairs' : 'plots' }, figures) : empty(without)));
   }
   return sections;
+}
+
+function seedsNote(runs) {
+  if (state.seeds !== 'mean') return null;
+  const left = runs.length - groupsOf(runs).flatMap((group) => oneASeed(group.runs)).length;
+  return ['A mean reaches as far as all of its runs do; it is over finished runs, each seed once',
+    left ? `, which leaves ${plural(left, 'run')} out. ` : '. '];
 }
 
 function thinningNote(runs) {
@@ -175,7 +194,7 @@ function curveControls(runs) {
 function curveLegend(runs) {
   if (state.seeds === 'mean') {
     return legend(groupsOf(runs).map((group) => ({
-      label: `${group.label} (${plural(group.runs.length, 'seed')})`,
+      label: `${group.label} (${plural(oneASeed(group.runs).length, 'seed')})`,
       group: group.index,
       dash: dashOf(group.runs[0], true),
       runs: group.runs.map((run) => run.index),

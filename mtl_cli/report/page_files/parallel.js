@@ -48,7 +48,7 @@ function hyperparametersView() {
   const controls = make('div', { class: 'controls' },
     labelled('Colour', select([['group', 'by group'], ['score', 'by score']], state.colour, (colour) => change({ colour }))),
     axisChooser(possible, chosen, first));
-  if (!runs.length) return [controls, empty('No finished run is shown: tick some in the table.')];
+  if (!runs.length) return [controls, noneFinished()];
   if (axes.length < 2) return [controls, empty('Choose two axes or more.')];
   const left = shownRuns().length - runs.length;
   const about = make('output', { class: 'about', 'aria-live': 'polite' });
@@ -119,7 +119,7 @@ function numbers(axis, known, low) {
   const values = span > 0 ? ticksBetween(least, largest, logarithmic) : [least];
   return {
     at: (run) => (isNumber(axis.of(run)) ? spot(axis.of(run)) : 0),
-    ticks: values.map((value) => [spot(value), axis.count ? countText(value) : String(Number(value.toPrecision(6)))]),
+    ticks: values.map((value) => [spot(value), axis.count ? countText(value) : String(Number(value.toPrecision(5)))]),
     logarithmic,
   };
 }

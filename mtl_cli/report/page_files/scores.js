@@ -7,7 +7,7 @@ function scoresView() {
   if (!RUNS.some((run) => run.status === 'finished')) {
     return [...sections, empty('No run is finished: there are no scores of best weights to be averaged. The table has the last evaluations.'), ...refusalNotes()];
   }
-  if (!rows.length) return [...sections, empty('No finished run is shown: tick some in the table.'), ...refusalNotes()];
+  if (!rows.length) return [...sections, noneFinished(), ...refusalNotes()];
   sections.push(make('p', { class: 'note' },
     `Means over seeds with ${Math.round(DATA.level * 100)} % intervals for the mean (Student's t); points are single seeds. `,
     'One seed has no interval. A group is averaged over all of its finished seeds, whichever of them are ticked. '));
@@ -150,7 +150,7 @@ function scoreTable(metrics, rows) {
   const head = make('tr', {}, make('th', { scope: 'col' }, state.by ? 'value' : 'group'), make('th', { scope: 'col', class: 'number' }, 'runs'),
     metrics.map((metric) => make('th', { scope: 'col', class: 'number' },
       metric.task ? make('span', { class: 'above' }, metric.task + (metric.split === 'test' ? ' (test)' : '')) : null, metric.metric)));
-  const body = rows.map((row) => make('tr', {}, make('th', { scope: 'row' }, make('div', { class: 'name' }, swatch(row.colour), row.label)),
+  const body = rows.map((row) => make('tr', {}, make('th', { scope: 'row' }, make('div', { class: 'name' }, row.colour === undefined ? null : swatch(row.colour), row.label)),
     make('td', { class: 'number' }, String(row.runs.length)), metrics.map((metric) => scoreCell(row, metric.name))));
   return make('div', { class: 'scroll' }, make('table', { class: 'grid', id: 'scores-table' },
     make('caption', {}, 'Mean ± half of the interval (n seeds)'), make('thead', {}, head), make('tbody', {}, body)));

@@ -13,7 +13,7 @@ const DEFAULTS = {
   metric: '', // of the curves
   x: 'step',
   smooth: '3',
-  seeds: 'each',
+  seeds: RUNS.length > 12 && GROUPS.some((group) => group.runs.length > 1) ? 'mean' : 'each', // a curve each, or their mean
   bars: 'zero',
   by: '',
   first: '',
@@ -62,13 +62,20 @@ function change(changes) {
   listeners.forEach((listener) => listener(Object.keys(changes)));
 }
 
-// At first the plots show every run, or of very many the best ones and the baseline.
+// At first the plots show every run, or of very many the groups with the best mean scores and that of the baseline.
 function shownAtFirst() {
   const able = RUNS.filter((run) => run.status !== 'broken').map((run) => run.index);
   if (able.length <= MOST_SHOWN_AT_FIRST) return new Set(able);
-  const score = (index) => (RUNS[index].status === 'finished' ? RUNS[index].metrics[SCORE] : undefined) ?? -Infinity;
-  const best = [...able].sort((a, b) => score(b) - score(a)).slice(0, MOST_SHOWN_AT_FIRST - 1);
-  return new Set([DATA.baseline, ...best].filter((index) => RUNS[index].status !== 'broken'));
+  const score = (group) => group.means[SCORE]?.[0] ?? -Infinity;
+  const isOfBaseline = (group) => group.runs.includes(DATA.baseline);
+  const ordered = [...GROUPS].sort((one, other) => isOfBaseline(other) - isOfBaseline(one) || score(other) - score(one));
+  const shown = new Set();
+  // Whole groups: the best seeds alone would flatter theirs.
+  for (const group of ordered) {
+    const runs = group.runs.filter((index) => RUNS[index].status !== 'broken');
+    if (!shown.size || shown.size + runs.length <= MOST_SHOWN_AT_FIRST) runs.forEach((index) => shown.add(index));
+  }
+  return shown;
 }
 
 // 0-3.7: runs by their places.

@@ -24,7 +24,7 @@ function tradeOffsView() {
     labelled('Up', select(options, second, (name) => change({ second: name }))),
     labelled('Points', select([['runs', 'single runs'], ['means', 'means over seeds']], state.points, (points) => change({ points }))));
   if (!names.length) return [empty('No run has been evaluated yet.')];
-  if (!runs.length) return [controls, empty('No finished run is shown: tick some in the table.')];
+  if (!runs.length) return [controls, noneFinished()];
   const unfinished = shownRuns().length - runs.length;
   const note = noteOnShown(runs, unfinished ? `${plural(unfinished, 'ticked run')} not finished and left out. ` : null,
     'Points with a ring are on the front: no other is as good on both axes and better on one. ',
