@@ -1,14 +1,25 @@
 """`mtl compare`, as a user types it."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from report.made_up_run import CONFIG, write
 
 from mtl_cli.cli import _main
+from mtl_cli.tracking import Results
+
+ROOT = Path(__file__).parents[1]
+SHOWN = [
+    shlex.split(line, comments=True)[1:]
+    for file in ("docs/compare.md", "conf/hydra/help/mtl_compare.yaml", "conf/hydra/help/mtl_sync.yaml")
+    for line in re.findall(r"^ *(mtl (?:compare|sync) .*)$", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+]
 
 
 @pytest.fixture
@@ -152,3 +163,18 @@ def test_runs_are_compared_without_torch(folder):
     command = [sys.executable, "-c", code, "compare", "html=null"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", [c for c in SHOWN if "wandb" not in c], ids=" ".join)
+def test_a_command_of_the_documentation_works(command, tmp_path, monkeypatch, page, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "outputs" / "2026-01-31" / "one")
+    for seed in (1, 2):
+        for name in ("HardSharing", "MMoE"):
+            sharing = {"sharing": {"_target_": f"mtl_cli.sharing.{name}"}, "seed": seed, "optimizer": {"lr": 1e-4}}
+            write(tmp_path / "multirun" / "2026-01-31" / f"{name},seed={seed}", config=CONFIG | sharing)
+    for run in (tmp_path / "multirun" / "2026-01-31").iterdir():
+        (run / "overrides.yaml").unlink()
+    write(tmp_path / "outputs" / "two", Results(status="failed", error="no"))
+    assert _main(command) == 0
+    assert "error" not in capsys.readouterr().err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from mtl_cli.check_config import check_loggers, check_settings
 from mtl_cli.commands.compare import folders_of, runs_in
 from mtl_cli.report.run_records import RunRecord
 from mtl_cli.report.table_formats import printable
-from mtl_cli.tracking.logger_files import LoggerName, logger_files, remove
+from mtl_cli.tracking.logger_files import OFFLINE, LoggerName, logger_files, remove
 from mtl_cli.tracking.masking import mask_text
 from mtl_cli.tracking.replay import replay
 from mtl_cli.tracking.run_folder import RunFolder
@@ -60,64 +60,89 @@ def sync(config: Mapping[str, Any], config_dirs: Sequence[Path]) -> int:
     runs = runs_in(folders_of(settings.runs))
     usual = _usual_settings(settings.to, config_dirs)
     check_loggers({settings.to: usual | _changes(settings)})
+    writer = _Writer(settings, usual)
     outcomes: Counter[Outcome] = Counter()
-    offline: list[Path] = []
     with _progress(len(runs)) as (say, advance):
         for run in runs:
-            outcome, reason = _sync_one(run, settings, usual)
+            outcome, reason = writer.write(run)
             outcomes[outcome] += 1
             say(f"{printable(run.name)}: {outcome}{f' ({printable(reason)})' if reason else ''}")
-            if outcome == "written":
-                offline += logger_files(RunFolder(run.path), settings.to)
             advance()
     counts = ", ".join(f"{number} {outcome}" for outcome, number in outcomes.most_common())
     print(f"{len(runs)} run{'s' * (len(runs) != 1)}: {counts}")
-    for line in _what_next(settings.to, runs, offline):
+    for line in _what_next(settings.to, runs, writer.written):
         print(line)
     return 1 if outcomes["failed"] else 0
 
 
-def _sync_one(run: RunRecord, settings: SyncSettings, usual: Mapping[str, Any]) -> tuple[Outcome, str]:
-    """Write one run; return what came of it, and why."""
-    if run.status == "broken":
-        return "passed over", run.problem or ""
-    if run.status == "running":
-        return "passed over", "running, or killed"
-    if run.status != "finished" and not settings.all:
-        return "passed over", f"{run.status}; all=true takes it, too"
-    folder = RunFolder(run.path)
-    before = logger_files(folder, settings.to)
-    if before and not settings.again:
-        return "there already", "again=true writes it anew"
-    identity = folder.path / "wandb_id.txt"
-    had_identity = identity.exists()
-    try:
-        replay(folder, _logger(folder, settings, usual), replaces=settings.again)
-        written = logger_files(folder, settings.to) - before
-        if not written:
-            raise RuntimeError("the logger wrote nothing; does its mode, or WANDB_MODE, say disabled?")
+class _Writer:
+    """Writes one run after the other.
+
+    Attributes:
+        written: files and folders of the runs written so far.
+    """
+
+    def __init__(self, settings: SyncSettings, usual: Mapping[str, Any]) -> None:
+        self.written: list[Path] = []
+        self._settings = settings
+        self._usual = usual
+        self._offline_modes: set[str] = set()
+
+    def write(self, run: RunRecord) -> tuple[Outcome, str]:
+        """Write a run; return what came of it, and why."""
+        settings = self._settings
+        if run.status == "broken":
+            return "passed over", run.problem or ""
+        if run.status == "running":
+            return "passed over", "running, or killed"
+        if run.status != "finished" and not settings.all:
+            return "passed over", f"{run.status}; all=true takes it, too"
+        folder = RunFolder(run.path)
+        before = logger_files(folder, settings.to)
+        if before and not settings.again:
+            return "there already", "again=true writes it anew"
+        try:
+            self._replay(folder, before)
+        except Exception as error:  # whatever a dashboard's library raises; the other runs go on
+            if settings.debug:
+                raise
+            lines = str(error).strip().splitlines()
+            return "failed", mask_text(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)
         remove(before)  # only now: what was there stays until the new is whole
-    except Exception as error:  # whatever a dashboard's library raises; the other runs go on
-        if settings.debug:
+        return "written", ""
+
+    def _replay(self, folder: RunFolder, before: set[Path]) -> None:
+        """Write a run whole or not at all: half of one must not pass for one that is there already."""
+        identity = folder.path / "wandb_id.txt"
+        had_identity = identity.exists()
+        node = self._node(folder)
+        try:
+            replay(folder, instantiate(node), replaces=self._settings.again)
+            new = logger_files(folder, self._settings.to) - before
+            if not new:
+                raise RuntimeError("the logger wrote nothing; does its mode, or WANDB_MODE, say disabled?")
+        except BaseException:
+            remove(logger_files(folder, self._settings.to) - before)
+            if not had_identity:
+                identity.unlink(missing_ok=True)
             raise
-        # Half a run must not pass for one that is there already.
-        remove(logger_files(folder, settings.to) - before)
-        if not had_identity:
-            identity.unlink(missing_ok=True)
-        lines = str(error).strip().splitlines()
-        return "failed", mask_text(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)
-    return "written", ""
+        self.written += sorted(new)
+        if all(path.name.startswith(OFFLINE) for path in new):
+            # Where the server did not answer for one run, hundreds of others do not wait for it.
+            self._offline_modes.add(node.get("mode", "auto"))
 
-
-def _logger(folder: RunFolder, settings: SyncSettings, usual: Mapping[str, Any]) -> Any:
-    """The logger with the run's own settings, where it has some, and those of the command line."""
-    own = (folder.read_config().get("loggers") or {}).get(settings.to)
-    node = {**(own if isinstance(own, Mapping) else usual)}
-    if node.get("mode") == "disabled":  # at the time
-        node["mode"] = "auto"
-    node |= _changes(settings)
-    check_loggers({settings.to: node})
-    return instantiate(node)
+    def _node(self, folder: RunFolder) -> dict[str, Any]:
+        """The run's own settings of the logger, where it has some, and those of the command line."""
+        to = self._settings.to
+        own = (folder.read_config().get("loggers") or {}).get(to)
+        node = {**(own if isinstance(own, Mapping) else self._usual)}
+        if node.get("mode") == "disabled":  # at the time
+            node["mode"] = "auto"
+        node |= _changes(self._settings)
+        check_loggers({to: node})
+        if node.get("mode", "auto") in self._offline_modes:
+            node["mode"] = "offline"
+        return node
 
 
 def _changes(settings: SyncSettings) -> dict[str, Any]:
@@ -140,15 +165,15 @@ def _progress(total: int) -> Iterator[tuple[Callable[[str], None], Callable[[], 
         yield lambda line: console.print(line, markup=False), lambda: bar.advance(task)
 
 
-def _what_next(to: str, runs: Sequence[RunRecord], written: Iterable[Path]) -> list[str]:
-    paths = list(written)
+def _what_next(to: str, runs: Sequence[RunRecord], written: Sequence[Path]) -> list[str]:
     if to == "tensorboard":
-        return [f"look at them with: tensorboard --logdir {_common(runs)}"] if paths else []
-    offline = [path for path in paths if path.name.startswith("offline-run-")]
+        return [f"look at them with: tensorboard --logdir {_common(runs)}"] if written else []
+    offline = [str(path) for path in written if path.name.startswith(OFFLINE)]
     if not offline:
         return []
-    some = " ".join(map(str, sorted(offline)[:3])) + " ..." * (len(offline) > 3)
-    return [f"{len(offline)} were written offline; upload them with: wandb sync {some}"]
+    return [
+        f"{len(offline)} written offline; upload with: wandb sync {' '.join(offline[:3])}{' ...' * (len(offline) > 3)}"
+    ]
 
 
 def _common(runs: Sequence[RunRecord]) -> Path:

@@ -11,9 +11,12 @@ from mtl_cli.tracking.run_folder import RunFolder
 
 LoggerName = Literal["wandb", "tensorboard"]
 
+OFFLINE = "offline-run-"
+"""How the names of W&B's folders of runs begin that no server has seen."""
+
 _PATTERNS: dict[LoggerName, tuple[str, ...]] = {
     "tensorboard": ("tensorboard/events.out.tfevents.*",),
-    "wandb": ("wandb/run-*", "wandb/offline-run-*"),
+    "wandb": ("wandb/run-*", f"wandb/{OFFLINE}*"),
 }
 
 
