@@ -88,7 +88,9 @@ def test_a_run_folder_is_complete(finished_run):
         f"{task}.{split}.jsonl" for task in tasks for split in ("validation", "test")
     }
     results = json.loads((finished_run / "results.json").read_text())
-    assert set(results) == {"status", "tasks", "score", "training", "parameters"}
+    assert set(results) == {"status", "tasks", "score", "training", "parameters", "seen"}
+    assert sum(seen["tokens"] for seen in results["seen"].values()) == results["training"]["tokens"]
+    assert all(seen["passes"] >= 3 for seen in results["seen"].values())
     assert results["status"] == "finished"
     assert set(results["tasks"]) == set(tasks)
     assert set(results["training"]) == {"steps", "seconds", "tokens", "tokens_per_second", "peak_memory_bytes"}

@@ -30,6 +30,7 @@ from mtl_cli.tracking import (
     Results,
     RunFolder,
     RunInfo,
+    Seen,
     TrainingCost,
     environment_record,
 )
@@ -253,3 +254,6 @@ def _score_and_save(
         tokens_per_second=state.tokens / state.training_seconds if state.training_seconds else 0.0,
         peak_memory_bytes=peak_memory,
     )
+    results.seen = {
+        name: Seen(state.tokens_of_tasks.get(name, 0), state.passes_of_tasks.get(name, 0.0)) for name in run.model.tasks
+    }
