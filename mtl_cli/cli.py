@@ -12,7 +12,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mtl_cli.overrides import explain_composition_error, force_values, groups_in, option_problems, value_of
+from mtl_cli.overrides import (
+    compose_train,
+    explain_composition_error,
+    force_values,
+    groups_in,
+    option_problems,
+    quote_texts,
+    value_of,
+)
 
 
 class Command(NamedTuple):
@@ -121,6 +129,25 @@ def _inspect(arguments: list[str]) -> int:
     return _hydra("inspect", arguments, job)
 
 
+def _study(arguments: list[str]) -> int:
+    from mtl_cli.errors import UserError
+
+    if any(argument in ("-m", "--multirun") for argument in arguments):
+        raise UserError("a study makes its runs itself, also in parallel with hydra/launcher=joblib; leave out -m")
+    arguments = quote_texts(arguments, ("study.variants", "study.single"))
+    dirs = _config_dirs(arguments)
+
+    def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
+        from mtl_cli.commands.study import study
+        from mtl_cli.standin import launch
+
+        return study(config, folder, overrides, launch(arguments), lambda words: compose_train(words, dirs))
+
+    if value_of("study.resume", arguments):
+        arguments = [*arguments, "hydra.run.dir=."]
+    return _hydra("study", arguments, job)
+
+
 def _tasks(arguments: list[str]) -> int:
     from mtl_cli.listing import tasks_command
 
@@ -144,6 +171,11 @@ COMMANDS = {
         "draw what a run measured and learnt, as one page of HTML",
         "mtl inspect run=outputs/2026-01-31/12-00-00-000000",
         _inspect,
+    ),
+    "study": Command(
+        "compare learning together with learning each task alone, over seeds",
+        "mtl study task=[glue/rte,snli] study.variants='{equal: weighting=equal, pcgrad: weighting=pcgrad}'",
+        _study,
     ),
     "tasks": Command("list the tasks, encoders, strategies, ... that can be named", "mtl tasks encoder", _tasks),
 }

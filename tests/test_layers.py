@@ -22,6 +22,7 @@ LAYERS = [
     {"training"},
     {"report"},
     {"build", "check_config"},
+    {"studies"},
     {"commands"},
     {"overrides", "listing"},
     {"cli", "__main__"},
