@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from mtl_cli.build import instantiate
+from mtl_cli.sweeps.settings import SweepSettings
 from mtl_cli.types import NonNegativeInt, UserError
 
 ALLOWED_PACKAGES = ("mtl_cli", "torch", "transformers")
@@ -77,7 +78,9 @@ def check_config(config: Mapping[str, Any], allow_targets: list[str] | None = No
     hints = typing.get_type_hints(RunSettings, include_extras=True)
     nodes = [*_KINDS, *_KINDS_OF_MEMBERS]
     for key, value in config.items():
-        if key in settings:
+        if key == "sweep":
+            checker.settings(SweepSettings, value, "sweep.")
+        elif key in settings:
             checker.value(key, value, hints[key])
         elif key in _GROUPS_OF_MEMBERS:
             member = _GROUPS_OF_MEMBERS[key]
@@ -86,7 +89,7 @@ def check_config(config: Mapping[str, Any], allow_targets: list[str] | None = No
                 f"`# @package {member}.NAME`, with a name of your choice"
             )
         elif key not in nodes:
-            checker.problems.append(f"{key}: no such key{_nearest(key, [*nodes, *settings])}")
+            checker.problems.append(f"{key}: no such key{_nearest(key, [*nodes, *settings, 'sweep'])}")
     for key, kind in _KINDS.items():
         if config.get(key) is None:
             checker.problems.append(f"{key}: missing; choose one with {key}=NAME (`mtl tasks {key}` lists them)")
@@ -120,15 +123,16 @@ def check_tasks(nodes: Mapping[str, Any], allow_targets: list[str] | None = None
 T = typing.TypeVar("T")
 
 
-def check_settings(settings: type[T], config: Mapping[str, Any]) -> T:
-    """Make a settings dataclass from a configuration without nodes; raise ConfigError with all of its problems."""
+def check_settings(settings: type[T], config: Mapping[str, Any], prefix: str = "") -> T:
+    """Make a settings dataclass from a configuration without nodes; raise ConfigError with all of its problems.
+
+    Args:
+        settings: the dataclass.
+        config: plain, resolved configuration.
+        prefix: what leads to the keys on the command line: "sweep.", for settings that are a node.
+    """
     checker = _Checker(())
-    hints = typing.get_type_hints(settings, include_extras=True)
-    for key, value in config.items():
-        if key in hints:
-            checker.value(key, value, hints[key])
-        else:
-            checker.problems.append(f"{key}: no such key{_nearest(key, list(hints))} (there are {', '.join(hints)})")
+    checker.settings(settings, config, prefix)
     if checker.problems:
         raise ConfigError(checker.problems)
     return settings(**config)
@@ -196,6 +200,16 @@ class _Checker:
                 cause = error.__cause__ if error.__cause__ is not None else error
                 text = str(cause)
                 self.problems.append(text if text.startswith(path) else f"{path}: {text}")
+
+    def settings(self, settings: type, config: Mapping[str, Any], prefix: str = "") -> None:
+        """Check the keys and values of a settings dataclass; `prefix` leads to its node."""
+        hints = typing.get_type_hints(settings, include_extras=True)
+        for key, value in config.items():
+            if key in hints:
+                self.value(f"{prefix}{key}", value, hints[key])
+            else:
+                known = f"{_nearest(key, list(hints))} (there are {', '.join(hints)})"
+                self.problems.append(f"{prefix}{key}: no such key{known}")
 
     def _refuse_hidden(self, path: str, value: Any) -> None:
         """Refuse what Hydra would act on inside plain values, where no annotation asks for an object.

@@ -21,6 +21,7 @@ from mtl_cli.overrides import (
     quote_texts,
     value_of,
 )
+from mtl_cli.stopping import stop_with_parent
 
 
 class Command(NamedTuple):
@@ -47,13 +48,8 @@ def _config_dirs(arguments: Sequence[str]) -> list[Path]:
     return found
 
 
-def _hydra(config_name: str, arguments: list[str], job: Callable[[dict[str, Any], Path, list[str]], int]) -> int:
-    """Compose the configuration and run `job(config, output folder, overrides)` once, or once a job of a sweep."""
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-    from omegaconf import DictConfig, OmegaConf
-
+def _refuse_unknown_options(config_name: str, arguments: list[str]) -> dict[str, list[str]]:
+    """Raise UserError for folders and options of groups that do not exist; return the options of each group."""
     from mtl_cli.errors import UserError
 
     dirs = _config_dirs(arguments)
@@ -61,6 +57,20 @@ def _hydra(config_name: str, arguments: list[str], job: Callable[[dict[str, Any]
         if not folder.is_dir():
             raise UserError(f"--config-dir: no folder {str(folder)!r} (from {Path.cwd()})")
     groups = groups_in(dirs)
+    problems = option_problems(arguments, dirs, groups)
+    if problems:
+        explain_composition_error(problems, config_name, arguments, dirs, groups)
+    return groups
+
+
+def _hydra(config_name: str, arguments: list[str], job: Callable[[dict[str, Any], Path, list[str]], int]) -> int:
+    """Compose the configuration and run `job(config, output folder, overrides)` once, or once a job of a sweep."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import DictConfig, OmegaConf
+
+    groups = _refuse_unknown_options(config_name, arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to `main`, which shows them without a traceback
     codes: list[int] = []
 
@@ -79,9 +89,6 @@ def _hydra(config_name: str, arguments: list[str], job: Callable[[dict[str, Any]
             codes.append(_report(error, debug=config.get("debug") is True))
         return codes[-1]
 
-    problems = option_problems(arguments, dirs, groups)
-    if problems:
-        explain_composition_error(problems, config_name, arguments, dirs, groups)
     sys.argv = [f"mtl {config_name}", *force_values(arguments, groups)]
     run()
     return max(codes, default=0)
@@ -93,13 +100,33 @@ def _train(arguments: list[str]) -> int:
     def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
         from mtl_cli.commands.train import train
 
+        config.pop("sweep", None)
         return train(config, folder, overrides)
 
+    several = any(argument in ("-m", "--multirun") for argument in arguments)
     if value_of("resume", arguments):
-        if any(argument in ("-m", "--multirun") for argument in arguments):
-            raise UserError("resume: goes on with one run; leave out -m")
+        if several:
+            raise UserError("resume: goes on with one run; leave out -m (a sweep goes on with sweep.resume=DIR)")
         arguments = [*arguments, "hydra.run.dir=."]
+    if several or value_of("sweep.resume", arguments):
+        from mtl_cli.launching import sweep_command
+
+        _refuse_unknown_options("train", arguments)
+        code = sweep_command(arguments, conf_dir(), _train_here)
+        if code is not None:
+            return code
     return _hydra("train", arguments, job)
+
+
+def _train_here(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
+    """Train one job of many in this process; what goes wrong is shown, and the others go on."""
+    from mtl_cli.commands.train import train
+
+    config.pop("sweep", None)
+    try:
+        return train(config, folder, overrides)
+    except Exception as error:
+        return _report(error, debug=config.get("debug") is True)
 
 
 def _evaluate(arguments: list[str]) -> int:
@@ -139,9 +166,11 @@ def _study(arguments: list[str]) -> int:
 
     def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
         from mtl_cli.commands.study import study
-        from mtl_cli.standin import launch
+        from mtl_cli.launching import launcher_of
 
-        return study(config, folder, overrides, launch(arguments), lambda words: compose_train(words, dirs))
+        config.pop("sweep", None)
+        launch = launcher_of("study", arguments, conf_dir(), _train_here)
+        return study(config, folder, overrides, launch, lambda words: compose_train(words, dirs))
 
     if value_of("study.resume", arguments):
         arguments = [*arguments, "hydra.run.dir=."]
@@ -197,6 +226,7 @@ def _help() -> str:
 
 def main() -> None:
     """Entry point of the console script."""
+    stop_with_parent()
     sys.exit(_main(sys.argv[1:]))
 
 

@@ -161,7 +161,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7, help="rounds that count, besides the first")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--torchjd", action="store_true", help="also torchjd's mtl_backward with PCGrad")
-    parser.add_argument("--plain-allocator", action="store_true", help="give freed memory back, as a program of torch's does")
+    parser.add_argument(
+        "--plain-allocator", action="store_true", help="give freed memory back, as a program of torch's does"
+    )
     parser.add_argument("--memory", nargs="*", metavar="METHOD", help="measure peak memory of these methods too")
     parser.add_argument("--memory-of-one", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the figures to this file")

@@ -13,18 +13,19 @@ ROOT = Path(mtl_cli.__file__).parent
 # Lowest first. What shares a line may import one another only where ALLOWED_WITHIN says so.
 LAYERS = [
     {"errors", "__init__"},
-    {"types", "precision"},
+    {"types", "precision", "stopping"},
     {"data", "tasks", "encoders"},
     {"sharing", "weighting", "sampling"},
     {"model", "saved_model"},
     {"gradients"},
     {"evaluation", "tracking"},
     {"training"},
-    {"report"},
+    {"report", "sweeps"},
     {"build", "check_config"},
     {"studies"},
     {"commands"},
     {"overrides", "listing"},
+    {"launching"},
     {"cli", "__main__"},
 ]
 ALLOWED_WITHIN = {
@@ -34,7 +35,7 @@ ALLOWED_WITHIN = {
     ("check_config", "build"),
     ("__main__", "cli"),
 }
-EDGE = {"build.py", "check_config.py", "cli.py", "overrides.py"}
+EDGE = {"build.py", "check_config.py", "cli.py", "launching.py", "overrides.py"}
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 FILES = sorted(ROOT.rglob("*.py"))
 

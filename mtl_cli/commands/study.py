@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from mtl_cli.check_config import ConfigError, check_settings
+from mtl_cli.check_config import check_settings
 from mtl_cli.commands.evaluate import training_metrics
 from mtl_cli.commands.train import load, remove_if_empty
 from mtl_cli.errors import UserError
@@ -25,21 +25,16 @@ from mtl_cli.studies.report import StudyReport, make_report, to_record
 from mtl_cli.studies.settings import StudySettings
 from mtl_cli.studies.texts import print_report, to_latex, to_markdown
 from mtl_cli.studies.words import words_of
-from mtl_cli.sweeps import Job, JobOutcome
+from mtl_cli.sweeps import JobOutcome, Launch
 from mtl_cli.tracking import ConsoleLog
 from mtl_cli.tracking.json_files import write_json, write_text
 
 log = logging.getLogger(__name__)
 
-Launch = Callable[[Path, Sequence[Job]], list[JobOutcome]]
-"""Makes the runs below a folder, one each, and says what became of them; finished ones are not run again."""
-
 _WITH_RESUME = ("study.resume", "debug", "allow_targets")
 
 
-def study(
-    config: Mapping[str, Any], folder: Path, overrides: Sequence[str], launch: Launch, compose: Compose
-) -> int:
+def study(config: Mapping[str, Any], folder: Path, overrides: Sequence[str], launch: Launch, compose: Compose) -> int:
     """Plan, run and report a study, or go on with the one that `study.resume` names; return the exit code.
 
     Args:
@@ -70,16 +65,17 @@ def study(
         _refuse_other_study(folder, plan)
         folder.mkdir(parents=True, exist_ok=True)
         write_plan(folder, plan)
-    outcomes = launch(folder, plan.jobs)
+    try:
+        outcomes = launch(folder, plan.jobs)
+    except KeyboardInterrupt:
+        print(f"\ngo on with: mtl study study.resume={folder}")
+        raise
     with ConsoleLog():
         return _report(folder, plan, outcomes, config)
 
 
 def _settings(config: Mapping[str, Any]) -> StudySettings:
-    try:
-        return check_settings(StudySettings, config.get("study") or {})
-    except ConfigError as error:
-        raise ConfigError([f"study.{problem}" for problem in error.problems]) from error
+    return check_settings(StudySettings, config.get("study") or {}, prefix="study.")
 
 
 def _plan(settings: StudySettings, overrides: Sequence[str], compose: Compose) -> StudyPlan:
@@ -125,7 +121,9 @@ def _report(folder: Path, plan: StudyPlan, outcomes: Sequence[JobOutcome], confi
     print_report(report, Console())
     print(f"\n{folder / 'study.html'}\n{folder}")
     if report.missing:
-        log.warning("%d runs have no result; the same again goes on: mtl study study.resume=%s", len(report.missing), folder)
+        log.warning(
+            "%d runs have no result; the same again goes on: mtl study study.resume=%s", len(report.missing), folder
+        )
     return 1 if report.missing else 0
 
 

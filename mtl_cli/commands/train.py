@@ -20,6 +20,7 @@ from mtl_cli.model import MultiTaskModel
 from mtl_cli.precision import choose_device, choose_precision
 from mtl_cli.saved_model import save_model
 from mtl_cli.sharing import SharingStrategy
+from mtl_cli.sweeps.sweep_folder import group_of_run
 from mtl_cli.tasks import Task
 from mtl_cli.tracking import (
     ConsoleLog,
@@ -69,6 +70,13 @@ def train(config: dict[str, Any], output_folder: Path, overrides: list[str]) -> 
         folder.write_overrides(overrides)
         folder.write_environment(environment_record())
         resume = False
+    with folder.in_use():
+        _train_in(folder, config, resume)
+    return 0
+
+
+def _train_in(folder: RunFolder, config: dict[str, Any], resume: bool) -> None:
+    """Train in a folder that holds the configuration already, and write down how it ends."""
     results = folder.read_results() if resume else Results()
     results.status, results.error = "running", None
     folder.write_results(results)
@@ -88,7 +96,6 @@ def train(config: dict[str, Any], output_folder: Path, overrides: list[str]) -> 
         finally:
             folder.write_results(results)
             loggers.finish(results.flat(), results.status)
-    return 0
 
 
 def _reopen(config: dict[str, Any], overrides: list[str]) -> tuple[RunFolder, dict[str, Any]]:
@@ -194,7 +201,13 @@ def _run(config: dict[str, Any], folder: RunFolder, results: Results, loggers: L
             loggers=loggers,
             progress=progress,
             seed=config["seed"],
-            info=RunInfo(folder=folder.path, name=folder.path.name, config=config, tasks=tuple(model.tasks)),
+            info=RunInfo(
+                folder=folder.path,
+                name=folder.path.name,
+                group=group_of_run(folder.path),
+                config=config,
+                tasks=tuple(model.tasks),
+            ),
         )
         state = trainer.fit(run, resume=resume)
         device = choose_device(trainer.device)

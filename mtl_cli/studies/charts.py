@@ -115,7 +115,9 @@ def size_chart(title: str, curves: Mapping[str, Sequence[Point]], number: str = 
         drawn.append(f'<polyline class="curve {colour}" {dash} points="{line}"/>')
         for p in curve:
             if p.low is not None and p.high is not None:
-                drawn.append(f'<path class="interval {colour}" d="M{x(p.x, shift):.1f} {y(p.low):.1f} V{y(p.high):.1f}"/>')
+                drawn.append(
+                    f'<path class="interval {colour}" d="M{x(p.x, shift):.1f} {y(p.low):.1f} V{y(p.high):.1f}"/>'
+                )
             hint = html.escape(f"{name}, {p.x:,.0f}: {number.format(p.y)}")
             drawn.append(
                 f'<circle class="point {colour}" cx="{x(p.x, shift):.1f}" cy="{y(p.y):.1f}" r="4"><title>{hint}</title></circle>'

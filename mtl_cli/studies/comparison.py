@@ -164,9 +164,7 @@ def _compare_variant(
     )
 
 
-def gain_over(
-    values: Mapping[int, float], baselines: Mapping[int, float], higher_is_better: bool
-) -> PairedTest | None:
+def gain_over(values: Mapping[int, float], baselines: Mapping[int, float], higher_is_better: bool) -> PairedTest | None:
     """Test what is gained over the baselines, over the seeds that both have; positive means better."""
     seeds = [seed for seed in values if seed in baselines]
     sign = 1 if higher_is_better else -1

@@ -52,9 +52,7 @@ def bootstrap_variants(
 class _Predicted:
     """The metric of a run's predictions on a split, as a function of how often each example counts."""
 
-    def __init__(
-        self, folder: RunFolder, task: str, split: str, metric: str, allow_targets: list[str] | None
-    ) -> None:
+    def __init__(self, folder: RunFolder, task: str, split: str, metric: str, allow_targets: list[str] | None) -> None:
         self.records: list[dict[str, Any]] = []
         self.of_counts: Callable[[np.ndarray], float] | None = None
         file = folder.predictions_file(task, split)

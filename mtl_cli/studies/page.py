@@ -125,9 +125,7 @@ def _comparison(report: StudyReport, comparison: Comparison) -> list[str]:
             scale = 100 if info.higher_is_better else 1
             mark = {1: "better", -1: "worse", 0: "none"}[cell.direction] if cell.beyond_noise else "none"
             low, high = (None if end is None else scale * end for end in (d.low, d.high))
-            lines.append(
-                Difference(variant, scale * d.mean, low, high, mark, numbers.metric(d.mean, info, sign=True))
-            )
+            lines.append(Difference(variant, scale * d.mean, low, high, mark, numbers.metric(d.mean, info, sign=True)))
         figures.append(difference_chart(f"{task}: {info.metric}, difference to single-task training", lines))
     return [
         _section(means_table(report, comparison)),
@@ -160,7 +158,13 @@ def _transfer(report: StudyReport, transfer: Transfer) -> str:
     ]
     low, high = heat_map.limits_of(values, "signed")
     heat = heat_map.heat_table(
-        transfer.tasks, transfer.tasks, values, "signed", "gain of the row with the column, % of alone", (low, high), "alone"
+        transfer.tasks,
+        transfer.tasks,
+        values,
+        "signed",
+        "gain of the row with the column, % of alone",
+        (low, high),
+        "alone",
     )
     if transfer.groups is None:
         proposal = f"No groups are proposed: {transfer.why_no_groups}."
@@ -181,7 +185,9 @@ def _runs(report: StudyReport) -> str:
     for job in report.plan.jobs:
         status = html.escape(report.missing.get(job.name, "finished"))
         link = f'<a href="{html.escape(quote(job.name, safe="=,+"), quote=True)}/">{html.escape(job.name)}</a>'
-        rows.append(f"<tr><td>{link}</td><td>{status}</td><td><code>{html.escape(' '.join(job.overrides))}</code></td></tr>\n")
+        rows.append(
+            f"<tr><td>{link}</td><td>{status}</td><td><code>{html.escape(' '.join(job.overrides))}</code></td></tr>\n"
+        )
     return (
         f'<section>\n<h2>Runs</h2>\n<details><summary>{len(rows)} runs</summary><div class="wide"><table class="plain">'
         f"<thead><tr><th>run</th><th>status</th><th>overrides</th></tr></thead>\n<tbody>\n{''.join(rows)}</tbody></table>"

@@ -152,7 +152,9 @@ def _paths_of(node: Any, names: Sequence[str], path: str) -> list[str]:
         return []
     plain = "_target_" not in node
     own = [f"{path}.{key}" for key in node if plain and key in names]
-    inside = [f for key, value in node.items() if f"{path}.{key}" not in own for f in _paths_of(value, names, f"{path}.{key}")]
+    inside = [
+        f for key, value in node.items() if f"{path}.{key}" not in own for f in _paths_of(value, names, f"{path}.{key}")
+    ]
     return own + inside
 
 

@@ -132,11 +132,7 @@ def _collect(problems: list[str], where: str, check: Callable[[], None]) -> None
 
 def _changes(name: str, base: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """Say where a variant differs in more than how tasks are learnt together."""
-    others = [
-        key
-        for key in config
-        if key not in (*_COMPARED, *_OF_NO_MATTER) and config[key] != base.get(key)
-    ]
+    others = [key for key in config if key not in (*_COMPARED, *_OF_NO_MATTER) and config[key] != base.get(key)]
     if not others:
         return []
     return [
@@ -205,12 +201,20 @@ class _Planner:
             overrides = [f"trainer.max_steps={wanted.total_steps}", f"trainer.steps_per_epoch={wanted.steps_per_epoch}"]
         every = config["trainer"].get("evaluate_every", "epoch")
         joint = self._reference(None, key.seed).length.total_steps
-        if isinstance(every, int) and wanted.total_steps != joint and every == self.base["trainer"].get("evaluate_every"):
+        if (
+            isinstance(every, int)
+            and wanted.total_steps != joint
+            and every == self.base["trainer"].get("evaluate_every")
+        ):
             overrides.append(f"trainer.evaluate_every={max(1, round(every * wanted.total_steps / joint))}")
         return overrides
 
     def _of_size(self, key: RunKey, draft: _Draft) -> list[str]:
-        return [f"tasks.{task}.max_train_examples={key.size}" for task in self._sizes(key.size) if task in draft.config["tasks"]]
+        return [
+            f"tasks.{task}.max_train_examples={key.size}"
+            for task in self._sizes(key.size)
+            if task in draft.config["tasks"]
+        ]
 
     def _sizes(self, size: int | None) -> dict[str, int]:
         if size is None:
@@ -238,7 +242,11 @@ class _Planner:
     def _find_length(self, key: RunKey) -> tuple[RunLength, RunLength]:
         config = self.drafts[key.kind, key.name].config
         trainer, sampler = instantiate(config["trainer"]), instantiate(config["sampler"])
-        splits = {name: split for name, split in limited(self.splits, self._sizes(key.size)).items() if name in config["tasks"]}
+        splits = {
+            name: split
+            for name, split in limited(self.splits, self._sizes(key.size)).items()
+            if name in config["tasks"]
+        }
         own = run_length(trainer, sampler, splits, key.seed)
         if key.kind == "variant" and config["trainer"] != self.base["trainer"]:  # its own length is what it is about
             return own, own if key.size is None else stretched(own, self._least_steps(key))
@@ -252,4 +260,3 @@ class _Planner:
         """Runs on few examples are not shorter than `min_steps`, unless those on all examples are."""
         full = RunKey(key.kind, key.name, None, key.seed)
         return min(self.settings.min_steps, self._length(full)[1].total_steps)
-

@@ -105,5 +105,3 @@ def _of_comparison(comparison: Comparison) -> dict[str, Any]:
         "single_mean_rank": comparison.single_rank,
         "variants": comparison.variants,
     }
-
-

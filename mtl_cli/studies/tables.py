@@ -120,7 +120,9 @@ def differences_table(report: StudyReport, comparison: Comparison) -> Table:
             if bootstrap is None:
                 row += [numbers.NONE] * 3
             else:
-                text = numbers.metric(bootstrap.difference, info, True) + numbers.ends(bootstrap.low, bootstrap.high, info)
+                text = numbers.metric(bootstrap.difference, info, True) + numbers.ends(
+                    bootstrap.low, bootstrap.high, info
+                )
                 row += [text, numbers.p_value(bootstrap.p), numbers.p_value(cell.bootstrap_p_holm)]
             if cell.beyond_noise:
                 marks[len(rows), 2] = "better" if cell.direction > 0 else "worse"
@@ -185,7 +187,9 @@ def curve_table(report: StudyReport, curve: LearningCurve) -> Table:
         if len(row) > 1:
             rows.append(row)
     settings = report.plan.settings
-    whose = "all tasks are cut to the size" if settings.low_resource_task is None else "the other tasks keep all examples"
+    whose = (
+        "all tasks are cut to the size" if settings.low_resource_task is None else "the other tasks keep all examples"
+    )
     note = (
         f"{info.metric} on {curve.split} by number of training examples of {curve.task}; {whose}. Smaller splits are parts "
         f"of larger ones of the same seed. At least {settings.min_steps:,} steps, but not more than on all examples. "
@@ -199,7 +203,9 @@ def curve_table(report: StudyReport, curve: LearningCurve) -> Table:
 def gaps_table(report: StudyReport) -> Table:
     """Return how far training is ahead of validation."""
     rows = [
-        _gap_row(system, task, gap, report) for system, of_tasks in report.gaps.items() for task, gap in of_tasks.items()
+        _gap_row(system, task, gap, report)
+        for system, of_tasks in report.gaps.items()
+        for task, gap in of_tasks.items()
     ]
     header = ["", "task", "training", "validation", "gap", "gap less that of single-task", "p Holm"]
     note = (

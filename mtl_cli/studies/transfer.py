@@ -85,9 +85,7 @@ def transfer_of(measured: Measured, split: str) -> Transfer | None:
     return Transfer(split, tasks, cells, groups, reason)
 
 
-def _cell(
-    measured: Measured, split: str, task: str, company: str, pair: str
-) -> tuple[PairedTest, float | None] | None:
+def _cell(measured: Measured, split: str, task: str, company: str, pair: str) -> tuple[PairedTest, float | None] | None:
     higher = measured.plan.tasks[task].higher_is_better
     together = measured.values("pair", pair, task, split)
     alone = measured.values("single", task, task, split)
@@ -99,9 +97,7 @@ def _cell(
     return gain, fsum(known) / len(known) if len(known) == len(parts) else None
 
 
-def _propose(
-    tasks: Sequence[str], cells: Mapping[tuple[str, str], TransferCell]
-) -> tuple[Groups | None, str | None]:
+def _propose(tasks: Sequence[str], cells: Mapping[tuple[str, str], TransferCell]) -> tuple[Groups | None, str | None]:
     if len(tasks) > MOST_TASKS:
         return None, f"groups are looked for among up to {MOST_TASKS} tasks"
     percents = {}

@@ -25,7 +25,9 @@ def words_of(report: StudyReport) -> list[str]:
     if report.transfer is not None:
         lines += _of_transfer(report.transfer)
     if report.missing:
-        lines.append(f"{len(report.missing)} of {len(report.plan.jobs)} runs have no result; cells say how many seeds they rest on.")
+        lines.append(
+            f"{len(report.missing)} of {len(report.plan.jobs)} runs have no result; cells say how many seeds they rest on."
+        )
     return [line for line in lines if line] or ["No run is finished yet."]
 
 
@@ -53,7 +55,11 @@ def _named(of_variants: dict[str, list[str]]) -> str:
 
 
 def _of_variant(name: str, found: VariantComparison, tasks: Tasks) -> str:
-    groups: dict[str, list[str]] = {"better than alone on": [], "worse than alone on": [], "no difference beyond noise on": []}
+    groups: dict[str, list[str]] = {
+        "better than alone on": [],
+        "worse than alone on": [],
+        "no difference beyond noise on": [],
+    }
     for task, cell in found.tasks.items():
         if cell.gain is None:
             continue
@@ -115,8 +121,16 @@ def _of_gaps(report: StudyReport) -> list[str]:
 
 
 def _of_transfer(transfer: Transfer) -> list[str]:
-    helped = [f"{j} helps {i}" for (i, j), cell in transfer.cells.items() if _beyond(cell.p_holm) and cell.gain.difference.mean > 0]
-    hurt = [f"{j} hurts {i}" for (i, j), cell in transfer.cells.items() if _beyond(cell.p_holm) and cell.gain.difference.mean < 0]
+    helped = [
+        f"{j} helps {i}"
+        for (i, j), cell in transfer.cells.items()
+        if _beyond(cell.p_holm) and cell.gain.difference.mean > 0
+    ]
+    hurt = [
+        f"{j} hurts {i}"
+        for (i, j), cell in transfer.cells.items()
+        if _beyond(cell.p_holm) and cell.gain.difference.mean < 0
+    ]
     lines = [f"Pairs: {', '.join([*helped, *hurt]) or 'no task helps or hurts another beyond noise'}."]
     if transfer.groups is not None:
         groups = " ".join(f"[{', '.join(group)}]" for group in transfer.groups.groups)

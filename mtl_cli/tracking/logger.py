@@ -20,6 +20,7 @@ class RunInfo:
     Attributes:
         folder: the run folder; a logger writes only below it.
         name: what to call the run where the logger's own settings give no name.
+        group: the sweep, study or search that the run belongs to, where the logger's own settings give no group.
         config: the resolved configuration as plain containers.
         tasks: names of the tasks.
         initial_step: the step of the checkpoint that the run continues from, 0 for a new run. Everything of later
@@ -28,6 +29,7 @@ class RunInfo:
 
     folder: Path
     name: str
+    group: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
     initial_step: int = 0

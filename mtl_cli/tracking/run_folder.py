@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from mtl_cli.tracking.json_files import read_json_lines, write_json, write_json_lines, write_text
 from mtl_cli.tracking.masking import mask_argument, mask_config, mask_text
@@ -37,6 +39,7 @@ class RunFolder:
         self.predictions_folder = self.path / "predictions"
         self.checkpoints_folder = self.path / "checkpoints"
         self.model_folder = self.path / "model"
+        self._lock_file = self.path / ".run.lock"
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -73,6 +76,37 @@ class RunFolder:
                 f"{FORMAT_VERSION}. Install the version of mtl that wrote the run, or a newer one."
             )
         return folder
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Hold the folder while a process trains in it; a UserError where another process does.
+
+        The system lets go of the lock when the process ends, however it ends.
+        """
+        lock = FileLock(self._lock_file)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"Another process trains the run in {self.path}. Wait until it ends, or stop it first."
+            ) from None
+        except NotImplementedError:  # a file system without locks: go on without
+            yield
+            return
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_in_use(self) -> bool:
+        """Whether a process trains in this folder at the moment."""
+        if not self._lock_file.exists():
+            return False
+        try:
+            with self.in_use():
+                return False
+        except UserError:
+            return True
 
     def predictions_file(self, task: str, split: str) -> Path:
         """predictions/<task>.<split>.jsonl."""

@@ -38,7 +38,7 @@ class WandbLogger(RunLogger):
     Args:
         project: W&B project.
         entity: team or user; None: the account's default.
-        group: runs shown as one, such as the seeds of an experiment.
+        group: runs shown as one, such as the seeds of an experiment; None: the sweep, study or search of the run.
         name: the run's name; None: the name of its folder.
         tags: words to filter runs by.
         notes: a longer description.
@@ -238,7 +238,7 @@ class WandbLogger(RunLogger):
             return self._wandb.init(
                 project=self.project,
                 entity=self.entity,
-                group=self.group,
+                group=self.group or run.group,
                 name=self.name or run.name,
                 tags=list(self.tags) or None,
                 notes=self.notes,

@@ -16,12 +16,12 @@ from mtl_cli.gradients import GradientEngine, Losses, StepResult, without_unlabe
 from mtl_cli.precision import choose_device, choose_precision
 from mtl_cli.sampling import StepStream, split_step
 from mtl_cli.sharing import TrainingMoment
+from mtl_cli.stopping import Interrupted, StopRequest
 from mtl_cli.training.allocator import keep_freed_memory
 from mtl_cli.training.checkpoint import Checkpoints
 from mtl_cli.training.length import run_length
 from mtl_cli.training.run import Progression, TrainingRun
 from mtl_cli.training.seeding import generator_state, restore_generators
-from mtl_cli.training.stopping import Interrupted, StopRequest
 from mtl_cli.training.window import Window
 from mtl_cli.types import Step, UserError
 

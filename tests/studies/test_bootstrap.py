@@ -71,9 +71,7 @@ TAGS = ["O", "B-X", "I-X", "B-Y", "I-Y"]
 
 
 def class_records(generator, num):
-    return [
-        {"label": LABELS[generator.integers(3)], "prediction": LABELS[generator.integers(3)]} for _ in range(num)
-    ]
+    return [{"label": LABELS[generator.integers(3)], "prediction": LABELS[generator.integers(3)]} for _ in range(num)]
 
 
 def tag_records(generator, num):

@@ -1,0 +1,82 @@
+"""Ctrl-C and SIGTERM as a request that the loop answers at a safe point."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+STOPS_WITH_PARENT = "MTL_STOPS_WITH_PARENT"
+"""Set, by whoever starts a run in a process of its own and looks after it, to its process id."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop and has written a checkpoint. Not an `Exception`: a sweep must stop, too."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.exit_code = 128 + signal_number
+
+
+class StopRequest:
+    """While entered, the first SIGINT or SIGTERM only sets `signal_number`; a second one acts as it did before.
+
+    In a process that another one looks after (STOPS_WITH_PARENT) further ones are ignored: no person is impatient
+    there, and both the other process and the system, when that one dies, may ask.
+    """
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self._patient = STOPS_WITH_PARENT in os.environ
+        self._former: dict[int, signal.Handlers | int | object] = {}
+
+    def __bool__(self) -> bool:
+        return self.signal_number is not None
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():  # Python delivers signals to the main thread alone
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._former[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        self.signal_number = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, former in self._former.items():
+            ignore = self._patient and self.signal_number is not None
+            signal.signal(number, signal.SIG_IGN if ignore else former)  # type: ignore[arg-type]
+        self._former = {}
+
+
+def stop_with_parent() -> None:
+    """In a run that another process looks after: stop when that process dies, as if it had asked.
+
+    The system sends SIGTERM then, where it can (Linux). The first SIGTERM interrupts whatever is going on
+    (`StopRequest` turns it into a request while it is entered), and further ones are ignored. Signals of a cluster
+    (SIGUSR1, SIGUSR2) are for the other process.
+    """
+    parent = os.environ.get(STOPS_WITH_PARENT)
+    if parent is None:
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    signal.signal(signal.SIGTERM, interrupt)
+    for name in ("SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if sys.platform.startswith("linux"):
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_parent_death_signal, int(signal.SIGTERM), 0, 0, 0)
+        if os.getppid() != int(parent):  # it died before
+            os.kill(os.getpid(), signal.SIGTERM)
