@@ -100,8 +100,7 @@ def _train(arguments: list[str]) -> int:
     def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
         from mtl_cli.commands.train import train
 
-        config.pop("sweep", None)
-        return train(config, folder, overrides)
+        return train(_without_many(config), folder, overrides)
 
     several = any(argument in ("-m", "--multirun") for argument in arguments)
     if value_of("resume", arguments):
@@ -118,13 +117,17 @@ def _train(arguments: list[str]) -> int:
     return _hydra("train", arguments, job)
 
 
+def _without_many(config: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what a configuration (an experiment's, say) holds for commands that make many runs."""
+    return {key: value for key, value in config.items() if key not in ("sweep", "study")}
+
+
 def _train_here(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
     """Train one job of many in this process; what goes wrong is shown, and the others go on."""
     from mtl_cli.commands.train import train
 
-    config.pop("sweep", None)
     try:
-        return train(config, folder, overrides)
+        return train(_without_many(config), folder, overrides)
     except Exception as error:
         return _report(error, debug=config.get("debug") is True)
 
@@ -168,7 +171,6 @@ def _study(arguments: list[str]) -> int:
         from mtl_cli.commands.study import study
         from mtl_cli.launching import launcher_of
 
-        config.pop("sweep", None)
         launch = launcher_of("study", arguments, conf_dir(), _train_here)
         return study(config, folder, overrides, launch, lambda words: compose_train(words, dirs))
 

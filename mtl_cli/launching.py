@@ -168,7 +168,7 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     # Hydra's own node is left out before: what it says of a job is not known before the job runs.
-    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in ("sweep", "hydra")])
+    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in ("sweep", "study", "hydra")])
     resolved = OmegaConf.to_container(kept, resolve=True, throw_on_missing=False)
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
@@ -258,8 +258,8 @@ def launch_jobs(
 def launcher_of(kind: str, arguments: Sequence[str], conf_dir: Path, run_here: RunHere) -> Launch:
     """Return what runs the jobs of a command that works them out itself, with the launcher that the user chose.
 
-    Where its folder holds sweep.json already, what that command line said of the user's configuration and of the launcher
-    goes on to count, unless it is given anew.
+    Where its folder holds sweep.json already, what that command line said of the user's configuration and of the
+    launcher goes on to count, unless it is given anew.
 
     Args:
         kind: study or search.

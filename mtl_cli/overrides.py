@@ -125,7 +125,7 @@ def compose_train(overrides: Sequence[str], dirs: Sequence[Path]) -> dict[str, A
             raise
         raise UserError(" ".join(str(error).split())) from error
     assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items()}
+    return {str(key): value for key, value in config.items() if key not in ("sweep", "study")}
 
 
 def quote_texts(arguments: Sequence[str], keys: Sequence[str]) -> list[str]:
@@ -182,7 +182,8 @@ def explain_composition_error(
             config = OmegaConf.to_container(compose(config_name, overrides=forced), resolve=True)
             assert isinstance(config, dict)
             try:
-                check_config({str(key): value for key, value in config.items()}, config.get("allow_targets"))
+                composed = {str(key): value for key, value in config.items() if key != "study"}
+                check_config(composed, config.get("allow_targets"))
             except ConfigError as error:
                 problems = [*problems, *error.problems]
     raise ConfigError(problems)

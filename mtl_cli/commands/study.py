@@ -121,9 +121,8 @@ def _report(folder: Path, plan: StudyPlan, outcomes: Sequence[JobOutcome], confi
     print_report(report, Console())
     print(f"\n{folder / 'study.html'}\n{folder}")
     if report.missing:
-        log.warning(
-            "%d runs have no result; the same again goes on: mtl study study.resume=%s", len(report.missing), folder
-        )
+        number = len(report.missing)
+        log.warning("%d runs have no result; to go on: mtl study study.resume=%s", number, folder)
     return 1 if report.missing else 0
 
 

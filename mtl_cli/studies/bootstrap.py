@@ -48,8 +48,8 @@ def paired_bootstrap(
     how often chance alone, whose differences lie around d as they would around 0, gives one as large. This is the
     two-sided form of the test of Berg-Kirkpatrick, Burkett & Klein, An Empirical Investigation of Statistical
     Significance in NLP (EMNLP, 2012), who count d* >= 2 d; resampling test sets goes back to Koehn, Statistical
-    Significance Tests for Machine Translation Evaluation (EMNLP, 2004). It speaks of the two trained models at hand; what
-    another seed would give, only other seeds tell.
+    Significance Tests for Machine Translation Evaluation (EMNLP, 2004). It speaks of the two trained models at hand;
+    what another seed would give, only other seeds tell.
 
     Args:
         first: the metric of the first model.

@@ -24,8 +24,9 @@ svg .curve { stroke-width: 2; fill: none; }
 svg .none { stroke: var(--quiet); fill: var(--quiet); }
 svg .better { stroke: var(--better); fill: var(--better); }
 svg .worse { stroke: var(--worse); fill: var(--worse); }
-svg .s0 { stroke: var(--s0); } svg .s1 { stroke: var(--s1); } svg .s2 { stroke: var(--s2); } svg .s3 { stroke: var(--s3); }
-svg .s4 { stroke: var(--s4); } svg .s5 { stroke: var(--s5); } svg .s6 { stroke: var(--s6); } svg .s7 { stroke: var(--s7); }
+svg .s0 { stroke: var(--s0); } svg .s1 { stroke: var(--s1); } svg .s2 { stroke: var(--s2); }
+svg .s3 { stroke: var(--s3); } svg .s4 { stroke: var(--s4); } svg .s5 { stroke: var(--s5); }
+svg .s6 { stroke: var(--s6); } svg .s7 { stroke: var(--s7); }
 svg circle.point { fill: var(--paper); stroke-width: 2; }
 ul.legend { list-style: none; margin: 4px 0 0; padding: 0; }
 ul.legend li { display: inline-block; margin-right: 18px; }
@@ -114,14 +115,12 @@ def size_chart(title: str, curves: Mapping[str, Sequence[Point]], number: str = 
         line = " ".join(f"{x(p.x, shift):.1f},{y(p.y):.1f}" for p in curve)
         drawn.append(f'<polyline class="curve {colour}" {dash} points="{line}"/>')
         for p in curve:
+            at = f"{x(p.x, shift):.1f}"
             if p.low is not None and p.high is not None:
-                drawn.append(
-                    f'<path class="interval {colour}" d="M{x(p.x, shift):.1f} {y(p.low):.1f} V{y(p.high):.1f}"/>'
-                )
+                drawn.append(f'<path class="interval {colour}" d="M{at} {y(p.low):.1f} V{y(p.high):.1f}"/>')
             hint = html.escape(f"{name}, {p.x:,.0f}: {number.format(p.y)}")
-            drawn.append(
-                f'<circle class="point {colour}" cx="{x(p.x, shift):.1f}" cy="{y(p.y):.1f}" r="4"><title>{hint}</title></circle>'
-            )
+            circle = f'<circle class="point {colour}" cx="{at}" cy="{y(p.y):.1f}" r="4">'
+            drawn.append(f"{circle}<title>{hint}</title></circle>")
         key = f'<svg width="28" height="8" aria-hidden="true"><path class="curve {colour}" {dash} d="M0 4 H28"/></svg>'
         legend.append(f"<li>{key} {html.escape(name)}</li>")
     return _figure(title, _CURVE_HEIGHT, drawn, f'<ul class="legend">{"".join(legend)}</ul>')

@@ -31,7 +31,8 @@ _LIGHT = """
 --s0: #555; --s1: #0072b2; --s2: #d55e00; --s3: #009e73; --s4: #cc79a7; --s5: #b58900; --s6: #56b4e9; --s7: #8250df;
 """
 _DARK = """
---paper: #15181c; --text: #e6e6e6; --quiet: #9aa0a6; --line: #444; --panel: #1f2329; --better: #6fcf8a; --worse: #ff8a80;
+--paper: #15181c; --text: #e6e6e6; --quiet: #9aa0a6; --line: #444; --panel: #1f2329;
+--better: #6fcf8a; --worse: #ff8a80;
 --s0: #bbb; --s1: #56b4e9; --s2: #ff9e57; --s3: #4fd1a5; --s4: #e8a5c9; --s5: #e0b84c; --s6: #9ad1f5; --s7: #b99bff;
 """
 _STYLE = (
@@ -57,7 +58,7 @@ code { font-size: 13px; overflow-wrap: anywhere; }
     + heat_map.STYLE
     + heat_maps.STYLE
     + charts.STYLE
-    + ".heat tbody td { border-color: var(--paper); }\n.legend { color: var(--quiet); }\n"
+    + ".heat tbody td { border-color: var(--paper); color: #222; }\n.legend { color: var(--quiet); }\n"
 )
 
 
@@ -157,24 +158,20 @@ def _transfer(report: StudyReport, transfer: Transfer) -> str:
         for task in transfer.tasks
     ]
     low, high = heat_map.limits_of(values, "signed")
+    caption = "gain of the row with the column, % of alone"
     heat = heat_map.heat_table(
-        transfer.tasks,
-        transfer.tasks,
-        values,
-        "signed",
-        "gain of the row with the column, % of alone",
-        (low, high),
-        "alone",
+        transfer.tasks, transfer.tasks, values, "signed", caption, limits=(low, high), diagonal="alone"
     )
     if transfer.groups is None:
         proposal = f"No groups are proposed: {transfer.why_no_groups}."
     else:
-        groups = " ".join(f"[{', '.join(group)}]" for group in transfer.groups.groups)
+        proposed = transfer.groups
+        groups = " ".join(f"[{', '.join(group)}]" for group in proposed.groups)
         proposal = (
             f"Proposed groups: {groups}. Predicted gain over training alone, mean over tasks: "
-            f"{transfer.groups.predicted_percent:+.2f} %; all tasks together {transfer.groups.together_percent:+.2f} %. "
-            "A task's gain in a group is predicted as the mean of its gains with each other member. A proposal from pairs, "
-            "to be tested by training the groups."
+            f"{proposed.predicted_percent:+.2f} %; all tasks together {proposed.together_percent:+.2f} %. "
+            "A task's gain in a group is predicted as the mean of its gains with each other member. A proposal from "
+            "pairs, to be tested by training the groups."
         )
     figure = f'<div class="wide">{heat}</div>{heat_maps.legend("signed", low, high, has_gaps=False)}'
     return _section(transfer_table(report, transfer), figure, f"<p>{html.escape(proposal)}</p>")
@@ -185,9 +182,8 @@ def _runs(report: StudyReport) -> str:
     for job in report.plan.jobs:
         status = html.escape(report.missing.get(job.name, "finished"))
         link = f'<a href="{html.escape(quote(job.name, safe="=,+"), quote=True)}/">{html.escape(job.name)}</a>'
-        rows.append(
-            f"<tr><td>{link}</td><td>{status}</td><td><code>{html.escape(' '.join(job.overrides))}</code></td></tr>\n"
-        )
+        overrides = html.escape(" ".join(job.overrides))
+        rows.append(f"<tr><td>{link}</td><td>{status}</td><td><code>{overrides}</code></td></tr>\n")
     return (
         f'<section>\n<h2>Runs</h2>\n<details><summary>{len(rows)} runs</summary><div class="wide"><table class="plain">'
         f"<thead><tr><th>run</th><th>status</th><th>overrides</th></tr></thead>\n<tbody>\n{''.join(rows)}</tbody></table>"

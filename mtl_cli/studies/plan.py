@@ -152,9 +152,8 @@ def _paths_of(node: Any, names: Sequence[str], path: str) -> list[str]:
         return []
     plain = "_target_" not in node
     own = [f"{path}.{key}" for key in node if plain and key in names]
-    inside = [
-        f for key, value in node.items() if f"{path}.{key}" not in own for f in _paths_of(value, names, f"{path}.{key}")
-    ]
+    below = {f"{path}.{key}": value for key, value in node.items() if f"{path}.{key}" not in own}
+    inside = [found for place, value in below.items() for found in _paths_of(value, names, place)]
     return own + inside
 
 

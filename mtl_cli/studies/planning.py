@@ -201,20 +201,14 @@ class _Planner:
             overrides = [f"trainer.max_steps={wanted.total_steps}", f"trainer.steps_per_epoch={wanted.steps_per_epoch}"]
         every = config["trainer"].get("evaluate_every", "epoch")
         joint = self._reference(None, key.seed).length.total_steps
-        if (
-            isinstance(every, int)
-            and wanted.total_steps != joint
-            and every == self.base["trainer"].get("evaluate_every")
-        ):
+        as_joint = every == self.base["trainer"].get("evaluate_every")
+        if isinstance(every, int) and as_joint and wanted.total_steps != joint:
             overrides.append(f"trainer.evaluate_every={max(1, round(every * wanted.total_steps / joint))}")
         return overrides
 
     def _of_size(self, key: RunKey, draft: _Draft) -> list[str]:
-        return [
-            f"tasks.{task}.max_train_examples={key.size}"
-            for task in self._sizes(key.size)
-            if task in draft.config["tasks"]
-        ]
+        sizes = {task: size for task, size in self._sizes(key.size).items() if task in draft.config["tasks"]}
+        return [f"tasks.{task}.max_train_examples={size}" for task, size in sizes.items()]
 
     def _sizes(self, size: int | None) -> dict[str, int]:
         if size is None:
@@ -242,11 +236,8 @@ class _Planner:
     def _find_length(self, key: RunKey) -> tuple[RunLength, RunLength]:
         config = self.drafts[key.kind, key.name].config
         trainer, sampler = instantiate(config["trainer"]), instantiate(config["sampler"])
-        splits = {
-            name: split
-            for name, split in limited(self.splits, self._sizes(key.size)).items()
-            if name in config["tasks"]
-        }
+        cut = limited(self.splits, self._sizes(key.size))
+        splits = {name: cut[name] for name in config["tasks"]}
         own = run_length(trainer, sampler, splits, key.seed)
         if key.kind == "variant" and config["trainer"] != self.base["trainer"]:  # its own length is what it is about
             return own, own if key.size is None else stretched(own, self._least_steps(key))

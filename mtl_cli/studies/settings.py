@@ -18,7 +18,7 @@ class StudySettings:
     """Settings of `mtl study`.
 
     Args:
-        variants: what is compared with learning alone: overrides of `mtl train` in one text (or a list of texts), by
+        variants: what is compared with learning alone: overrides of `mtl train` in one text (or a list of them), by
             name or as a list. None: one variant, `joint`, which is what the other overrides say.
         single: overrides of the single-task runs; sharing and weighting of the other overrides do not reach these.
         seeds: each run is made once for each of them.
@@ -73,7 +73,7 @@ class StudySettings:
         if not self.variants:
             raise UserError("study.variants: found none; leave it out, or name overrides, such as [weighting=pcgrad]")
         if isinstance(self.variants, list):
-            found = {}
+            found: dict[str, tuple[str, ...]] = {}
             for text in self.variants:
                 overrides = overrides_in(text)
                 name = _name_of(overrides)
@@ -99,10 +99,11 @@ class StudySettings:
 
 
 def overrides_in(text: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the overrides that stand in one text with spaces between, or in several."""
-    texts = [text] if isinstance(text, str) else text
+    """Return the overrides that stand in one text with spaces between, or one by one in a list."""
+    if not isinstance(text, str):
+        return tuple(text)
     try:
-        return tuple(word for part in texts for word in shlex.split(part))
+        return tuple(shlex.split(text))
     except ValueError as error:
         raise UserError(f"study.variants: {text!r} cannot be read: {error}") from error
 

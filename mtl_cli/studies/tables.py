@@ -104,7 +104,8 @@ def _means_note(report: StudyReport, comparison: Comparison) -> str:
 
 def differences_table(report: StudyReport, comparison: Comparison) -> Table:
     """Return the differences to single-task training with their tests."""
-    rows, marks = [], dict[tuple[int, int], Mark]()
+    rows: list[list[str]] = []
+    marks: dict[tuple[int, int], Mark] = {}
     for variant, found in comparison.variants.items():
         for task, cell in found.tasks.items():
             info = report.plan.tasks[task]
@@ -120,9 +121,8 @@ def differences_table(report: StudyReport, comparison: Comparison) -> Table:
             if bootstrap is None:
                 row += [numbers.NONE] * 3
             else:
-                text = numbers.metric(bootstrap.difference, info, True) + numbers.ends(
-                    bootstrap.low, bootstrap.high, info
-                )
+                interval = numbers.ends(bootstrap.low, bootstrap.high, info)
+                text = numbers.metric(bootstrap.difference, info, True) + interval
                 row += [text, numbers.p_value(bootstrap.p), numbers.p_value(cell.bootstrap_p_holm)]
             if cell.beyond_noise:
                 marks[len(rows), 2] = "better" if cell.direction > 0 else "worse"
@@ -132,8 +132,8 @@ def differences_table(report: StudyReport, comparison: Comparison) -> Table:
     note = (
         "Difference to single-task training, positive is better, with its 95 % interval; pairs are runs of one seed; "
         f"paired t-test over n seeds. One seed: seed {settings.seeds[0]}, paired bootstrap over the examples of "
-        f"{comparison.split}, {settings.resamples:,} draws, the metric computed anew for each. Holm: corrected over the "
-        "tasks of a variant, not over variants."
+        f"{comparison.split}, {settings.resamples:,} draws, the metric computed anew for each. Holm: corrected over "
+        "the tasks of a variant, not over variants."
     )
     return Table(f"Differences to single-task training on {comparison.split}", header, rows, note, 2, marks)
 
@@ -173,7 +173,8 @@ def curve_table(report: StudyReport, curve: LearningCurve) -> Table:
     """Return a metric over the size of the training split."""
     info = report.plan.tasks[curve.task]
     sizes = sorted({point.size for points in curve.systems.values() for point in points})
-    rows, marks = [], dict[tuple[int, int], Mark]()
+    rows: list[list[str]] = []
+    marks: dict[tuple[int, int], Mark] = {}
     for system, points in curve.systems.items():
         of_size = {point.size: point for point in points}
         row = ["single-task" if system == "single" else system]
@@ -187,12 +188,12 @@ def curve_table(report: StudyReport, curve: LearningCurve) -> Table:
         if len(row) > 1:
             rows.append(row)
     settings = report.plan.settings
-    whose = (
-        "all tasks are cut to the size" if settings.low_resource_task is None else "the other tasks keep all examples"
-    )
+    one = settings.low_resource_task is not None
+    whose = "the other tasks keep all examples" if one else "all tasks are cut to the size"
     note = (
-        f"{info.metric} on {curve.split} by number of training examples of {curve.task}; {whose}. Smaller splits are parts "
-        f"of larger ones of the same seed. At least {settings.min_steps:,} steps, but not more than on all examples. "
+        f"{info.metric} on {curve.split} by number of training examples of {curve.task}; {whose}. Smaller splits are "
+        f"parts of larger ones of the same seed. At least {settings.min_steps:,} steps, but not more than on all "
+        "examples. "
         "* differs from single-task training at the same size: paired t-test over seeds, Holm-corrected over sizes, "
         "p < .05."
     )
@@ -202,11 +203,8 @@ def curve_table(report: StudyReport, curve: LearningCurve) -> Table:
 
 def gaps_table(report: StudyReport) -> Table:
     """Return how far training is ahead of validation."""
-    rows = [
-        _gap_row(system, task, gap, report)
-        for system, of_tasks in report.gaps.items()
-        for task, gap in of_tasks.items()
-    ]
+    places = [(system, task) for system, of_tasks in report.gaps.items() for task in of_tasks]
+    rows = [_gap_row(system, task, report.gaps[system][task], report) for system, task in places]
     header = ["", "task", "training", "validation", "gap", "gap less that of single-task", "p Holm"]
     note = (
         "Main metric of the best weights on up to "
@@ -232,7 +230,8 @@ def _gap_row(system: str, task: str, gap: Gap, report: StudyReport) -> list[str]
 
 def transfer_table(report: StudyReport, transfer: Transfer) -> Table:
     """Return what each task gains by the company of each other."""
-    rows, marks = [], dict[tuple[int, int], Mark]()
+    rows: list[list[str]] = []
+    marks: dict[tuple[int, int], Mark] = {}
     for task in transfer.tasks:
         info = report.plan.tasks[task]
         row = [task]
@@ -249,9 +248,9 @@ def transfer_table(report: StudyReport, transfer: Transfer) -> Table:
         rows.append(row)
     header = ["gain of, with", *transfer.tasks]
     note = (
-        f"Gain of the row's task when trained with the column's over training alone, on {transfer.split}: mean over seeds, "
-        "in per cent of the value alone in brackets; positive is better. * paired t-test over seeds, Holm-corrected "
-        "over all cells, p < .05."
+        f"Gain of the row's task when trained with the column's over training alone, on {transfer.split}: mean over "
+        "seeds, in per cent of the value alone in brackets; positive is better. * paired t-test over seeds, "
+        "Holm-corrected over all cells, p < .05."
     )
     return Table("Who helps whom", header, rows, note, marks=marks)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -22,8 +23,9 @@ def print_report(report: StudyReport, console: Console) -> None:
     for line in words_of(report):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     for table in tables_of(report):
+        drawn = _rich(table)
         console.print()
-        console.print(_rich(table))
+        _wide_enough(console, drawn).print(drawn)
         console.print(table.note, style="dim", highlight=False, soft_wrap=True, markup=False)
     if report.notes:
         console.print()
@@ -31,10 +33,18 @@ def print_report(report: StudyReport, console: Console) -> None:
         console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
 
 
+def _wide_enough(console: Console, drawn: RichTable) -> Console:
+    """Outside a terminal, a table is as wide as it is."""
+    if console.is_terminal:
+        return console
+    width = Measurement.get(console, console.options.update(width=999), drawn).maximum
+    return Console(file=console.file, width=max(width, console.width))
+
+
 def _rich(table: Table) -> RichTable:
     drawn = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for place, name in enumerate(table.header):
-        drawn.add_column(Text(name), justify="left" if place < table.num_names else "right")
+        drawn.add_column(Text(name), justify="left" if place < table.num_names else "right", overflow="fold")
     for number, row in enumerate(table.rows):
         drawn.add_row(
             *(Text(cell, style=_STYLES.get(table.marks.get((number, place), ""), "")) for place, cell in enumerate(row))

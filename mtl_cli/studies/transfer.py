@@ -118,10 +118,10 @@ def best_groups(tasks: Sequence[str], percents: Mapping[tuple[str, str], float])
     """Find the partition of the tasks whose predicted mean gain is the greatest; of equal ones that of fewest groups.
 
     The gain of task i in a group G is predicted as the mean of T[i, j] over the others j in G, and is 0 where i is
-    alone; a partition is worth the mean over all tasks. All partitions are tried. That gains of larger groups follow from
-    those of pairs is the approximation of Standley et al., Which Tasks Should Be Learned Together in Multi-Task
-    Learning? (ICML, 2020), section on higher-order approximation; Fifty et al., Efficiently Identifying Task Groupings
-    for Multi-Task Learning (NeurIPS, 2021), choose groups by such means, too. It is a proposal to be tested.
+    alone; a partition is worth the mean over all tasks. All partitions are tried. That gains of larger groups follow
+    from those of pairs is the higher-order approximation of Standley et al., Which Tasks Should Be Learned Together in
+    Multi-task Learning? (ICML, 2020); Fifty et al., Efficiently Identifying Task Groupings for Multi-Task Learning
+    (NeurIPS, 2021), choose groups by such means, too. It is a proposal to be tested.
 
     Args:
         tasks: up to `MOST_TASKS`.

@@ -25,9 +25,8 @@ def words_of(report: StudyReport) -> list[str]:
     if report.transfer is not None:
         lines += _of_transfer(report.transfer)
     if report.missing:
-        lines.append(
-            f"{len(report.missing)} of {len(report.plan.jobs)} runs have no result; cells say how many seeds they rest on."
-        )
+        of_all = f"{len(report.missing)} of {len(report.plan.jobs)} runs have no result"
+        lines.append(f"{of_all}; the tables say how many seeds their figures rest on.")
     return [line for line in lines if line] or ["No run is finished yet."]
 
 
@@ -55,15 +54,12 @@ def _named(of_variants: dict[str, list[str]]) -> str:
 
 
 def _of_variant(name: str, found: VariantComparison, tasks: Tasks) -> str:
-    groups: dict[str, list[str]] = {
-        "better than alone on": [],
-        "worse than alone on": [],
-        "no difference beyond noise on": [],
-    }
+    same = "no difference beyond noise on"
+    groups: dict[str, list[str]] = {"better than alone on": [], "worse than alone on": [], same: []}
     for task, cell in found.tasks.items():
         if cell.gain is None:
             continue
-        key = "no difference beyond noise on"
+        key = same
         if cell.beyond_noise:
             key = "better than alone on" if cell.direction > 0 else "worse than alone on"
         groups[key].append(f"{task} ({_gain(cell, tasks[task])})")
@@ -93,7 +89,8 @@ def _other_split(comparison: Comparison) -> str:
 def _of_curve(curve: LearningCurve, report: StudyReport) -> str:
     parts = []
     for variant in report.plan.variants:
-        helps, hurts = [], []
+        helps: list[str] = []
+        hurts: list[str] = []
         for point in curve.systems.get(variant, []):
             if point.gain is not None and point.p_holm is not None and point.p_holm < 0.05:
                 (helps if point.gain.difference.mean > 0 else hurts).append(f"{point.size:,}")
@@ -108,7 +105,8 @@ def _of_gaps(report: StudyReport) -> list[str]:
     for variant, gaps in report.gaps.items():
         if variant == "single" or not gaps:
             continue
-        smaller, larger = [], []
+        smaller: list[str] = []
+        larger: list[str] = []
         for task, gap in gaps.items():
             if gap.p_holm is not None and gap.p_holm < 0.05 and gap.difference is not None:
                 (smaller if gap.difference.difference.mean < 0 else larger).append(task)
@@ -121,22 +119,16 @@ def _of_gaps(report: StudyReport) -> list[str]:
 
 
 def _of_transfer(transfer: Transfer) -> list[str]:
-    helped = [
-        f"{j} helps {i}"
-        for (i, j), cell in transfer.cells.items()
-        if _beyond(cell.p_holm) and cell.gain.difference.mean > 0
-    ]
-    hurt = [
-        f"{j} hurts {i}"
-        for (i, j), cell in transfer.cells.items()
-        if _beyond(cell.p_holm) and cell.gain.difference.mean < 0
-    ]
+    beyond = {place: cell.gain.difference.mean for place, cell in transfer.cells.items() if _beyond(cell.p_holm)}
+    helped = [f"{j} helps {i}" for (i, j), gain in beyond.items() if gain > 0]
+    hurt = [f"{j} hurts {i}" for (i, j), gain in beyond.items() if gain < 0]
     lines = [f"Pairs: {', '.join([*helped, *hurt]) or 'no task helps or hurts another beyond noise'}."]
     if transfer.groups is not None:
-        groups = " ".join(f"[{', '.join(group)}]" for group in transfer.groups.groups)
+        proposed = transfer.groups
+        groups = " ".join(f"[{', '.join(group)}]" for group in proposed.groups)
         lines.append(
-            f"Proposed groups, to be tested: {groups}, predicted {transfer.groups.predicted_percent:+.1f} % a task over "
-            f"training alone (all together {transfer.groups.together_percent:+.1f} %)."
+            f"Proposed groups, to be tested: {groups}, predicted {proposed.predicted_percent:+.1f} % a task over "
+            f"training alone (all together {proposed.together_percent:+.1f} %)."
         )
     return lines
 

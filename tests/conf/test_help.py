@@ -19,7 +19,13 @@ def help_template(command: str, name: str) -> str:
 
 @pytest.mark.parametrize(
     ("command", "name"),
-    [("train", "mtl"), ("evaluate", "mtl_evaluate"), ("predict", "mtl_predict"), ("inspect", "mtl_inspect")],
+    [
+        ("train", "mtl"),
+        ("evaluate", "mtl_evaluate"),
+        ("predict", "mtl_predict"),
+        ("inspect", "mtl_inspect"),
+        ("study", "mtl_study"),
+    ],
 )
 def test_help_is_made_of_what_hydra_fills_in(command: str, name: str) -> None:
     text = help_template(command, name)
@@ -38,6 +44,11 @@ def test_help_explains_exactly_the_settings_of_the_command(command: str, name: s
     explained = re.findall(r"^(\w+) {2,}\S", help_template(command, name), flags=re.MULTILINE)
     settings = OmegaConf.load(CONF / f"{command}.yaml")
     assert explained == [key for key in settings if key not in ("defaults", "hydra")]
+
+
+def test_the_help_of_studies_explains_exactly_what_stands_below_study() -> None:
+    explained = re.findall(r"^(\w+) {2,}\S", help_template("study", "mtl_study"), flags=re.MULTILINE)
+    assert explained == list(OmegaConf.load(CONF / "study.yaml").study)
 
 
 def test_the_overrides_that_train_shows_compose_together() -> None:

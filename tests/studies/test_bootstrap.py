@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from mtl_cli.data import EmbeddedSource
 from mtl_cli.studies.bootstrap import paired_bootstrap
 from mtl_cli.tasks import Regression, SingleTextClassification, TokenTagging
-from mtl_cli.data import EmbeddedSource
 
 
 def accuracy_of(correct_E):
