@@ -44,7 +44,11 @@ def study(config: Mapping[str, Any], folder: Path, overrides: Sequence[str], lau
         launch: makes the runs.
         compose: overrides of `mtl train` -> configuration.
     """
-    settings = _settings(config)
+    try:
+        settings = check_settings(StudySettings, config.get("study") or {}, prefix="study.")
+    except UserError:
+        remove_if_empty(folder)
+        raise
     if settings.resume is not None:
         folder = Path(settings.resume)
         plan = _reopen(folder, overrides)
@@ -72,10 +76,6 @@ def study(config: Mapping[str, Any], folder: Path, overrides: Sequence[str], lau
         raise
     with ConsoleLog():
         return _report(folder, plan, outcomes, config)
-
-
-def _settings(config: Mapping[str, Any]) -> StudySettings:
-    return check_settings(StudySettings, config.get("study") or {}, prefix="study.")
 
 
 def _plan(settings: StudySettings, overrides: Sequence[str], compose: Compose) -> StudyPlan:
