@@ -21,6 +21,8 @@ from mtl_cli.overrides import (
     quote_texts,
     value_of,
 )
+from mtl_cli.plain_words import conditions_as_setting, folders_as_setting, options_as_settings, texts_as_they_are
+from mtl_cli.shipped_conf import conf_dir
 from mtl_cli.stopping import stop_with_parent
 
 
@@ -30,12 +32,6 @@ class Command(NamedTuple):
     summary: str
     example: str
     run: Callable[[list[str]], int]
-
-
-def conf_dir() -> Path:
-    """The shipped configuration: inside the installed package, or beside it in a checkout."""
-    packaged = Path(__file__).parent / "conf"
-    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "conf"
 
 
 def _config_dirs(arguments: Sequence[str]) -> list[Path]:
@@ -179,6 +175,26 @@ def _study(arguments: list[str]) -> int:
     return _hydra("study", arguments, job)
 
 
+def _compare(arguments: list[str]) -> int:
+    def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
+        from mtl_cli.commands.compare import compare
+
+        return compare(config)
+
+    words = conditions_as_setting(folders_as_setting(arguments))
+    return _hydra("compare", texts_as_they_are(words, ["baseline", "output", "html"]), job)
+
+
+def _sync(arguments: list[str]) -> int:
+    def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
+        from mtl_cli.commands.sync import sync
+
+        return sync(config, _config_dirs(arguments))
+
+    words = [word.removeprefix("loggers.") for word in options_as_settings(arguments, ["to"])]
+    return _hydra("sync", folders_as_setting(words), job)
+
+
 def _tasks(arguments: list[str]) -> int:
     from mtl_cli.listing import tasks_command
 
@@ -207,6 +223,12 @@ COMMANDS = {
         "compare learning together with learning each task alone, over seeds",
         "mtl study task=[glue/rte,snli] study.variants='{equal: weighting=equal, pcgrad: weighting=pcgrad}'",
         _study,
+    ),
+    "compare": Command(
+        "show runs side by side, in a table and one page of HTML", "mtl compare outputs multirun", _compare
+    ),
+    "sync": Command(
+        "write finished runs into a dashboard that was not on at the time", "mtl sync multirun --to wandb", _sync
     ),
     "tasks": Command("list the tasks, encoders, strategies, ... that can be named", "mtl tasks encoder", _tasks),
 }

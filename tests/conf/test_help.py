@@ -25,6 +25,8 @@ def help_template(command: str, name: str) -> str:
         ("predict", "mtl_predict"),
         ("inspect", "mtl_inspect"),
         ("study", "mtl_study"),
+        ("compare", "mtl_compare"),
+        ("sync", "mtl_sync"),
     ],
 )
 def test_help_is_made_of_what_hydra_fills_in(command: str, name: str) -> None:
@@ -38,7 +40,14 @@ def test_help_is_made_of_what_hydra_fills_in(command: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "name"), [("evaluate", "mtl_evaluate"), ("predict", "mtl_predict"), ("inspect", "mtl_inspect")]
+    ("command", "name"),
+    [
+        ("evaluate", "mtl_evaluate"),
+        ("predict", "mtl_predict"),
+        ("inspect", "mtl_inspect"),
+        ("compare", "mtl_compare"),
+        ("sync", "mtl_sync"),
+    ],
 )
 def test_help_explains_exactly_the_settings_of_the_command(command: str, name: str) -> None:
     explained = re.findall(r"^(\w+) {2,}\S", help_template(command, name), flags=re.MULTILINE)
