@@ -159,8 +159,8 @@ def _study(arguments: list[str]) -> int:
     from mtl_cli.errors import UserError
 
     if any(argument in ("-m", "--multirun") for argument in arguments):
-        raise UserError("a study makes its runs itself, also in parallel with hydra/launcher=joblib; leave out -m")
-    arguments = quote_texts(arguments, ("study.variants", "study.single"))
+        raise UserError("a study makes its runs itself, also in parallel with hydra/launcher=parallel; leave out -m")
+    arguments = texts_as_they_are(quote_texts(arguments, ("study.variants", "study.single")), ["study.resume"])
     dirs = _config_dirs(arguments)
 
     def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:

@@ -148,7 +148,7 @@ def _curve(report: StudyReport, curve: LearningCurve) -> str:
         ]
         for system, points in curve.systems.items()
     }
-    title = f"{curve.task}: {info.metric} on {curve.split} by number of training examples"
+    title = f"{curve.task}: {info.metric} on {curve.split} by number of training examples, with 95 % intervals"
     return _section(curve_table(report, curve), size_chart(title, curves, "{:.1f}" if scale == 100 else "{:.3g}"))
 
 

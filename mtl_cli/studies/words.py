@@ -82,8 +82,8 @@ def _other_split(comparison: Comparison) -> str:
         beyond = [f"better on {', '.join(found.better)}"] if found.better else []
         beyond += [f"worse on {', '.join(found.worse)}"] if found.worse else []
         relative = "delta_m is not defined" if found.delta_m is None else f"delta_m {percent(found.delta_m)} %"
-        parts.append(f"{name} {' and '.join(beyond) or 'no difference beyond noise'} ({relative})")
-    return f"On {comparison.split}: {'; '.join(parts)}." if parts else ""
+        parts.append(f"{name}: {' and '.join(beyond) or 'no difference beyond noise'} ({relative})")
+    return f"On {comparison.split}, {'; '.join(parts)}." if parts else ""
 
 
 def _of_curve(curve: LearningCurve, report: StudyReport) -> str:

@@ -32,7 +32,7 @@ def test_the_words_say_where_learning_together_helps_and_where_it_hurts():
     assert lines[1].startswith(f"equal: {better}; {worse}")
     assert lines[1].endswith("; delta_m -16.9 [-17.3, -16.4] %.")
     assert lines[2].startswith("pcgrad: no difference beyond noise on rte (+0.0 points, p = 1), sts (")
-    assert lines[3].startswith("On test: equal better on rte and worse on sts (delta_m -16.9")
+    assert lines[3].startswith("On test, equal: better on rte and worse on sts (delta_m -16.9")
 
 
 def test_the_words_say_plainly_that_it_did_not_help():

@@ -81,7 +81,7 @@ def test_curves_gaps_and_pairs_are_there(finished_study):
 
 
 def test_a_study_goes_on_where_runs_are_missing_and_does_not_run_others_again(finished_study, tmp_path, capfd):
-    folder = tmp_path / "study"
+    folder = tmp_path / "a=b, it's" / "study"  # what Hydra would give a meaning to
     shutil.copytree(finished_study, folder)
     shutil.rmtree(folder / "variant=equal,seed=2")
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")}
