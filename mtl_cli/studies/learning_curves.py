@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 
 from mtl_cli.studies.comparison import gain_over
 from mtl_cli.studies.measured import Measured
+from mtl_cli.studies.plan import Kind
 from mtl_cli.studies.statistics import Interval, PairedTest, holm, mean_interval
 
 
@@ -18,12 +20,14 @@ class CurvePoint:
         mean: of the main metric over seeds.
         gain: over single-task training at the same size; None for single-task training itself.
         p_holm: of the gain, corrected over the sizes of the curve.
+        passes: over the task's training rows, mean over seeds; None for runs that did not count them.
     """
 
     size: int
     mean: Interval
     gain: PairedTest | None
     p_holm: float | None
+    passes: float | None
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,19 @@ def _curve(measured: Measured, task: str, split: str) -> LearningCurve:
             mean = mean_interval(list(values.values()))
             if mean is not None:
                 gain = None if system == "single" else gain_over(values, alone[size], higher)
-                points.append((size or plan.tasks[task].num_train, mean, gain))
-        corrected = holm([gain.p if gain is not None else None for _, _, gain in points])
-        systems[system] = [CurvePoint(*point, p) for point, p in zip(points, corrected, strict=True)]
+                passes = _passes(measured, system, task, size)
+                points.append((size or plan.tasks[task].num_train, mean, gain, passes))
+        corrected = holm([gain.p if gain is not None else None for _, _, gain, _ in points])
+        systems[system] = [
+            CurvePoint(size, mean, gain, p, passes)
+            for (size, mean, gain, passes), p in zip(points, corrected, strict=True)
+        ]
     return LearningCurve(task, split, systems)
+
+
+def _passes(measured: Measured, system: str, task: str, size: int | None) -> float | None:
+    kind: Kind = "single" if system == "single" else "variant"
+    name = task if system == "single" else system
+    runs = [measured.run(kind, name, seed, size) for seed in measured.plan.settings.seeds]
+    passes = [run.seen[task].passes for run in runs if run is not None and task in run.seen]
+    return fmean(passes) if passes else None

@@ -195,10 +195,20 @@ def curve_table(report: StudyReport, curve: LearningCurve) -> Table:
         f"parts of larger ones of the same seed. At least {settings.min_steps:,} steps, but not more than on all "
         "examples. "
         "* differs from single-task training at the same size: paired t-test over seeds, Holm-corrected over sizes, "
-        "p < .05."
+        f"p < .05.{_passes_of(curve)}"
     )
     header = ["", *(f"{size:,}" for size in sizes)]
     return Table(f"{curve.task}: size of the training split", header, rows, note, marks=marks)
+
+
+def _passes_of(curve: LearningCurve) -> str:
+    """Say how often the task's rows were seen: on few examples, single-task runs may see theirs more often."""
+    said = []
+    for system, points in curve.systems.items():
+        passes = [f"{point.passes:.1f}" for point in points if point.passes is not None]
+        if passes:
+            said.append(f"{'single-task' if system == 'single' else system} {', '.join(passes)}")
+    return f" Passes over the rows of {curve.task}, by size: {'; '.join(said)}." if said else ""
 
 
 def gaps_table(report: StudyReport) -> Table:

@@ -91,6 +91,7 @@ def test_a_curve_has_a_point_at_each_size_with_its_test():
     assert [point.size for point in curve.systems["equal"]] == [100, 300, 2490]
     assert [point.mean.mean for point in curve.systems["single"]] == pytest.approx([0.305, 0.305, 0.61])
     small = curve.systems["equal"][0]
+    assert small.passes == 3.0
     expected = scipy.stats.ttest_rel([v / 2 for v in VARIANTS["equal"]["rte"]], [v / 2 for v in SINGLE["rte"]])
     assert small.gain.p == pytest.approx(expected.pvalue)
     assert small.p_holm == pytest.approx(min(1, 3 * expected.pvalue))

@@ -10,10 +10,10 @@ from hydra import initialize_config_dir
 from tiny_project import TINY
 
 from mtl_cli.check_config import ConfigError, check_settings
-from mtl_cli.cli import conf_dir
 from mtl_cli.data import EncodedSplit
 from mtl_cli.errors import UserError
 from mtl_cli.overrides import compose_train, quote_texts
+from mtl_cli.shipped_conf import conf_dir
 from mtl_cli.studies.plan import RunKey, needed_runs, removed_tasks, without_groups
 from mtl_cli.studies.plan_file import is_same_study, read_plan, write_plan
 from mtl_cli.studies.planning import plan_study

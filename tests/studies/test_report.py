@@ -96,6 +96,13 @@ def test_the_costs_state_the_budget():
     assert "every run has as many updates as the joint run" in table.note
 
 
+def test_a_curves_table_says_how_often_the_rows_were_seen():
+    rows, table = rows_of(report_of(**FULL), "rte: size of the training split")
+    assert table.header == ["", "100", "2,490"]
+    assert rows["single-task"] == ["single-task", "30.5 ± 1.2", "61.0 ± 2.5"]
+    assert "Passes over the rows of rte, by size: single-task 3.0, 3.0; equal 3.0, 3.0; pcgrad 3.0, 3.0." in table.note
+
+
 def test_missing_runs_are_named_with_the_reason():
     report = report_of(missing=["variant=equal,seed=2"])
     rows, _ = rows_of(report, "Runs without a result")
