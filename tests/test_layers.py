@@ -22,6 +22,7 @@ LAYERS = [
     {"training"},
     {"report", "sweeps"},
     {"build", "check_config"},
+    {"studies"},
     {"commands"},
     {"overrides", "listing", "plain_words"},
     {"launching"},
