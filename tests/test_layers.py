@@ -21,10 +21,12 @@ LAYERS = [
     {"evaluation", "tracking"},
     {"training"},
     {"report", "sweeps"},
+    {"search"},
     {"build", "check_config"},
     {"commands"},
     {"overrides", "listing"},
     {"launching"},
+    {"search_space"},
     {"cli", "__main__"},
 ]
 ALLOWED_WITHIN = {
@@ -34,7 +36,7 @@ ALLOWED_WITHIN = {
     ("check_config", "build"),
     ("__main__", "cli"),
 }
-EDGE = {"build.py", "check_config.py", "cli.py", "launching.py", "overrides.py"}
+EDGE = {"build.py", "check_config.py", "cli.py", "launching.py", "overrides.py", "search_space.py"}
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 FILES = sorted(ROOT.rglob("*.py"))
 
