@@ -120,6 +120,15 @@ def check_tasks(nodes: Mapping[str, Any], allow_targets: list[str] | None = None
         raise ConfigError(checker.problems)
 
 
+def check_loggers(nodes: Mapping[str, Any], allow_targets: list[str] | None = None) -> None:
+    """Raise ConfigError with all problems of loggers' settings."""
+    checker = _Checker((*ALLOWED_PACKAGES, *(allow_targets or ())))
+    for name, node in nodes.items():
+        checker.node(f"loggers.{name}", node, _import(_KINDS_OF_MEMBERS["loggers"]))
+    if checker.problems:
+        raise ConfigError(checker.problems)
+
+
 T = typing.TypeVar("T")
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtl_cli.overrides import explain_composition_error, force_values, groups_in, option_problems, value_of
+from mtl_cli.plain_words import conditions_as_setting, folders_as_setting, options_as_settings, texts_as_they_are
+from mtl_cli.shipped_conf import conf_dir
 from mtl_cli.stopping import stop_with_parent
 
 
@@ -22,12 +24,6 @@ class Command(NamedTuple):
     summary: str
     example: str
     run: Callable[[list[str]], int]
-
-
-def conf_dir() -> Path:
-    """The shipped configuration: inside the installed package, or beside it in a checkout."""
-    packaged = Path(__file__).parent / "conf"
-    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "conf"
 
 
 def _config_dirs(arguments: Sequence[str]) -> list[Path]:
@@ -143,6 +139,26 @@ def _inspect(arguments: list[str]) -> int:
     return _hydra("inspect", arguments, job)
 
 
+def _compare(arguments: list[str]) -> int:
+    def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
+        from mtl_cli.commands.compare import compare
+
+        return compare(config)
+
+    words = conditions_as_setting(folders_as_setting(arguments))
+    return _hydra("compare", texts_as_they_are(words, ["baseline", "output", "html"]), job)
+
+
+def _sync(arguments: list[str]) -> int:
+    def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
+        from mtl_cli.commands.sync import sync
+
+        return sync(config, _config_dirs(arguments))
+
+    words = [word.removeprefix("loggers.") for word in options_as_settings(arguments, ["to"])]
+    return _hydra("sync", folders_as_setting(words), job)
+
+
 def _search(arguments: list[str]) -> int:
     from mtl_cli.launching import Words
     from mtl_cli.search_space import plan_search, resuming, sort_overrides
@@ -191,6 +207,12 @@ COMMANDS = {
         "draw what a run measured and learnt, as one page of HTML",
         "mtl inspect run=outputs/2026-01-31/12-00-00-000000",
         _inspect,
+    ),
+    "compare": Command(
+        "show runs side by side, in a table and one page of HTML", "mtl compare outputs multirun", _compare
+    ),
+    "sync": Command(
+        "write finished runs into a dashboard that was not on at the time", "mtl sync multirun --to wandb", _sync
     ),
     "search": Command(
         "search for the best values of settings",

@@ -8,6 +8,8 @@ finished. An unfinished run goes on from its checkpoint.
 from __future__ import annotations
 
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -117,14 +119,15 @@ class TrainJob:
         run_here: trains in the launcher's own process; None: in a process of the job's own.
         num_slots: how many jobs go on at the same time on this machine; 0: the launcher sees to each job's share.
         slots: folder of the places that they take turns in.
+        stop_file: once it is there, the jobs that go on are asked to stop, and no others begin; None: nobody asks.
         total: number of jobs to say in headings.
-        error_of: returns the first line of an exception, as `run_here` reports it.
     """
 
     config_arguments: list[str] = field(default_factory=list)
     run_here: RunHere | None = None
     num_slots: int = 0
     slots: Path = Path()
+    stop_file: Path | None = None
     total: int = 0
 
     def __call__(self, config: DictConfig) -> str | None:
@@ -145,11 +148,23 @@ class TrainJob:
         from mtl_cli.sweeps import environment_of_slot, run_job_process
         from mtl_cli.sweeps.resources import free_slot, usable_cores, visible_gpus
 
+        def asked_to_stop() -> bool:
+            return self.stop_file is not None and self.stop_file.exists()
+
+        def run(share: Mapping[str, str]) -> str | None:
+            return run_job_process(
+                job, folder, config_arguments=self.config_arguments, environment=share, should_stop=asked_to_stop
+            ).error
+
+        if asked_to_stop():
+            return None
+        if self.stop_file is not None and threading.current_thread() is threading.main_thread():
+            # A terminal sends Ctrl-C to this process, too: the one that launched it decides what to do.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         if not self.num_slots:
-            return run_job_process(job, folder, config_arguments=self.config_arguments).error
+            return run({})
         with free_slot(self.slots, self.num_slots) as slot:
-            share = environment_of_slot(slot, self.num_slots, cores=usable_cores(), gpus=visible_gpus())
-            return run_job_process(job, folder, config_arguments=self.config_arguments, environment=share).error
+            return run(environment_of_slot(slot, self.num_slots, cores=usable_cores(), gpus=visible_gpus()))
 
     def _here(self, job: Job, folder: Path, config: DictConfig, run_here: RunHere, number: int) -> str | None:
         from mtl_cli.sweeps import job_outcome
@@ -236,14 +251,17 @@ def launch_jobs(
         one_after_the_other = config.hydra.launcher._target_ == _BASIC_LAUNCHER
         if run_here is not None and (isolate or (isolate is None and not one_after_the_other)):
             run_here = None
+        num_slots = _num_slots(config.hydra.launcher, len(todo))
         task = TrainJob(
-            words.config_arguments,
-            run_here,
-            _num_slots(config.hydra.launcher, len(todo)),
-            sweep.path.resolve() / ".slots",
-            len(todo),
+            config_arguments=words.config_arguments,
+            run_here=run_here,
+            num_slots=num_slots,
+            slots=sweep.path.resolve() / ".slots",
+            # Jobs of a cluster's queue go on when whoever waits for them is stopped.
+            stop_file=sweep.stop_file.resolve() if num_slots and run_here is None else None,
+            total=len(todo),
         )
-        with JobWatch(sweep, errors, announce=run_here is None) as watch, _stopped_by_sigterm():
+        with JobWatch(sweep, errors, announce=run_here is None) as watch, _stopping(task.stop_file):
             try:
                 if todo:
                     watch.begin(todo)
@@ -268,7 +286,7 @@ def _launch(
     callbacks.on_multirun_start(config=config, config_name=config.hydra.job.config_name)
     launcher: Launcher = Plugins.instance().instantiate_launcher(
         hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=callbacks),
-        task_function=task,  # type: ignore[arg-type]
+        task_function=task,
         config=config,
     )
     size = config.hydra.sweeper.get("max_batch_size") or len(jobs)
@@ -310,18 +328,35 @@ def _num_slots(launcher: Mapping[str, Any], num_jobs: int) -> int:
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end a sweep as Ctrl-C does: runs write their checkpoints, and the table is printed."""
+def _stopping(stop_file: Path | None) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into an `Interrupted` that leaves no run without a checkpoint.
+
+    Jobs in this process see to that themselves. Others are asked by the stop file, and waited for; a second signal
+    ends the wait.
+    """
     from mtl_cli.stopping import Interrupted
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(number)
+    received: list[int] = []
 
-    former = signal.signal(signal.SIGTERM, stop)
+    def stop(number: int, frame: FrameType | None) -> None:
+        if stop_file is None or received:
+            raise Interrupted(number)
+        received.append(number)
+        stop_file.touch()
+        print("stopping: the runs write a checkpoint each (once more: stop at once)", file=sys.stderr, flush=True)
+
+    if stop_file is not None:
+        stop_file.unlink(missing_ok=True)
+    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+        if received:
+            raise Interrupted(received[0])
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        if stop_file is not None:
+            stop_file.unlink(missing_ok=True)
 
 
 def _quoted(value: object) -> str:

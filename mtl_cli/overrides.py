@@ -16,7 +16,7 @@ from typing import NoReturn
 
 _ASSIGNMENT = re.compile(r"^(?P<key>[A-Za-z_][\w./@-]*)=(?P<value>.*)$", re.DOTALL)
 # Hydra's flags whose next word is their value.
-_FLAGS_WITH_VALUE = {
+FLAGS_WITH_VALUE = {
     "--config-dir",
     "-cd",
     "--config-name",
@@ -36,7 +36,7 @@ def _assignments(arguments: Sequence[str]) -> Iterable[tuple[int, str, str]]:
     for i, argument in enumerate(arguments):
         if skip:
             skip = False
-        elif argument in _FLAGS_WITH_VALUE:
+        elif argument in FLAGS_WITH_VALUE:
             skip = True
         elif match := _ASSIGNMENT.match(argument):
             yield i, match["key"], match["value"]

@@ -13,6 +13,7 @@ from typing import IO
 
 from mtl_cli.stopping import STOPS_WITH_PARENT
 from mtl_cli.sweeps.job import Job, JobOutcome, job_outcome
+from mtl_cli.tracking.run_folder import RunFolder
 
 _CONSOLE = "console.txt"
 
@@ -58,7 +59,10 @@ def run_job_process(
                 should_stop = None
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(poll_seconds)
-    return job_outcome(job, folder, _error_of(process.returncode, console, written_before))
+    error = _error_of(process.returncode, console, written_before)
+    if error is not None:
+        _write_down(error, folder)
+    return job_outcome(job, folder, error)
 
 
 @contextlib.contextmanager
@@ -81,6 +85,17 @@ def _started(
         if process.poll() is None:
             _ask_to_stop(process)
             process.wait()
+
+
+def _write_down(error: str, folder: Path) -> None:
+    """Say in results.json what ended a run that could not say so itself, such as one that was killed."""
+    run = RunFolder(folder)
+    if not run.results_file.is_file():
+        return
+    results = run.read_results()
+    if results.status == "running":
+        results.status, results.error = "failed", error
+        run.write_results(results)
 
 
 def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:

@@ -102,35 +102,36 @@ class JobWatch:
 
 
 def outcome_table(outcomes: Sequence[JobOutcome]) -> Table:
-    """Return a table of all jobs: status, score, time, and the first line of what stopped those that failed."""
+    """Return a table of all jobs: status, score and time."""
     table = Table()
     table.add_column("job", overflow="fold")
     table.add_column("status", no_wrap=True)
-    table.add_column("score", justify="right")
-    table.add_column("seconds", justify="right")
-    with_errors = any(outcome.error for outcome in outcomes)
-    if with_errors:
-        table.add_column("error", overflow="fold")
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("seconds", justify="right", no_wrap=True)
     for outcome in outcomes:
-        status = "skipped, finished before" if outcome.skipped else outcome.status
-        cells = [
+        table.add_row(
             outcome.job.name,
-            f"[{_STYLES[outcome.status]}]{status}[/]",
+            f"[{_STYLES[outcome.status]}]{'finished before' if outcome.skipped else outcome.status}[/]",
             "" if outcome.score is None else f"{outcome.score:.4f}",
             f"{outcome.seconds:,.0f}" if outcome.seconds else "",
-        ]
-        table.add_row(*cells, *([mask_text(outcome.error or "")] if with_errors else []))
+        )
     return table
 
 
 def closing_lines(sweep: SweepFolder, outcomes: Sequence[JobOutcome]) -> list[str]:
     """Say how many jobs came to which end, and what to type next."""
-    counts = Counter(outcome.status for outcome in outcomes)
+    counts: Counter[str] = Counter(outcome.status for outcome in outcomes)
     skipped = sum(outcome.skipped for outcome in outcomes)
     said = [f"{counts[status]} {status}" for status in _STYLES if counts[status]]
     if skipped:
         said[0] += f" ({skipped} of them before)"
     lines = [f"{len(outcomes)} jobs: {', '.join(said)}"]
+    failed: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.status == "failed":
+            failed.setdefault(outcome.error or "no message", []).append(outcome.job.name)
+    for error, names in failed.items():
+        lines += [f"failed: {'; '.join(names)}", f"  {mask_text(error)}"]
     if counts["finished"] < len(outcomes):
         lines.append(f"go on with: mtl train -m sweep.resume={sweep.path}")
     if counts["finished"]:

@@ -77,6 +77,11 @@ class SweepFolder:
         return [job_outcome(job, self.folder_of(job), errors.get(job.name)) for job in self.jobs]
 
     @property
+    def stop_file(self) -> Path:
+        """While it is there, runs that go on are asked to stop and no others begin."""
+        return self.path / ".stop"
+
+    @property
     def masked(self) -> list[str]:
         """Keys of the command whose values were secrets and are lost."""
         return [word.partition("=")[0].lstrip("+~") for word in self.command if MASK in word]

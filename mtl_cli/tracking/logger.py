@@ -25,6 +25,7 @@ class RunInfo:
         tasks: names of the tasks.
         initial_step: the step of the checkpoint that the run continues from, 0 for a new run. Everything of later
             steps is logged again.
+        replaces: whether what the dashboard may have of this run is to be replaced, not continued.
     """
 
     folder: Path
@@ -33,6 +34,7 @@ class RunInfo:
     config: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
     initial_step: int = 0
+    replaces: bool = False
 
 
 class RunLogger(ABC):  # noqa: B024 - every hook has a default: a logger implements what its dashboard can show

@@ -120,7 +120,7 @@ class RunFolder:
 
     def read_config(self) -> dict[str, Any]:
         """Return the resolved configuration as plain containers. (To run it, let OmegaConf load the file.)"""
-        return yaml.safe_load(self.config_file.read_text(encoding="utf-8")) or {}
+        return _from_yaml(self.config_file) or {}
 
     def write_overrides(self, overrides: Sequence[str]) -> None:
         """Write what was given on the command line, one item each, secrets masked."""
@@ -128,7 +128,7 @@ class RunFolder:
 
     def read_overrides(self) -> list[str]:
         """Return what was given on the command line."""
-        return yaml.safe_load(self.overrides_file.read_text(encoding="utf-8")) or []
+        return _from_yaml(self.overrides_file) or []
 
     def write_environment(self, record: Mapping[str, Any]) -> None:
         """Write `environment_record()`, with the version of the folder's format."""
@@ -168,6 +168,14 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
+
+
+# libyaml's reader is about ten times as fast, which tells where hundreds of runs are read.
+_Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _from_yaml(path: Path) -> Any:
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
 
 
 def _runs_below(path: Path) -> str:

@@ -246,7 +246,8 @@ class WandbLogger(RunLogger):
                 mode=mode,
                 dir=str(run.folder),
                 id=_run_id(run.folder),
-                resume="allow" if mode == "online" else None,
+                # None: the server writes a run of the same id anew.
+                resume="allow" if mode == "online" and not run.replaces else None,
                 reinit="finish_previous",
                 config=jsonable(mask_config(run.config)),
                 settings=self._wandb.Settings(**{name: value for name, value in wanted.items() if name in known}),

@@ -19,7 +19,15 @@ def help_template(command: str, name: str) -> str:
 
 @pytest.mark.parametrize(
     ("command", "name"),
-    [("train", "mtl"), ("evaluate", "mtl_evaluate"), ("predict", "mtl_predict"), ("inspect", "mtl_inspect")],
+    [
+        ("train", "mtl"),
+        ("evaluate", "mtl_evaluate"),
+        ("predict", "mtl_predict"),
+        ("inspect", "mtl_inspect"),
+        ("compare", "mtl_compare"),
+        ("sync", "mtl_sync"),
+        ("search", "mtl_search"),
+    ],
 )
 def test_help_is_made_of_what_hydra_fills_in(command: str, name: str) -> None:
     text = help_template(command, name)
@@ -32,12 +40,25 @@ def test_help_is_made_of_what_hydra_fills_in(command: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "name"), [("evaluate", "mtl_evaluate"), ("predict", "mtl_predict"), ("inspect", "mtl_inspect")]
+    ("command", "name"),
+    [
+        ("evaluate", "mtl_evaluate"),
+        ("predict", "mtl_predict"),
+        ("inspect", "mtl_inspect"),
+        ("compare", "mtl_compare"),
+        ("sync", "mtl_sync"),
+    ],
 )
 def test_help_explains_exactly_the_settings_of_the_command(command: str, name: str) -> None:
     explained = re.findall(r"^(\w+) {2,}\S", help_template(command, name), flags=re.MULTILINE)
     settings = OmegaConf.load(CONF / f"{command}.yaml")
     assert explained == [key for key in settings if key not in ("defaults", "hydra")]
+
+
+def test_help_explains_exactly_the_settings_of_a_search() -> None:
+    text = help_template("search", "mtl_search").split("== How")[1]
+    explained = re.findall(r"^(\w+) {2,}\S", text, flags=re.MULTILINE)
+    assert explained == list(OmegaConf.load(CONF / "search" / "default.yaml"))
 
 
 def test_the_overrides_that_train_shows_compose_together() -> None:

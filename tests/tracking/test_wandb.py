@@ -335,6 +335,16 @@ def test_rows_that_the_server_already_has_are_not_sent_again(fake, tmp_path, mon
     assert fake.runs[0].arguments["resume"] == "allow"
 
 
+def test_a_run_that_replaces_another_keeps_its_id_and_is_not_continued(fake, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    started(tmp_path, logger := WandbLogger(mode="online"))
+    logger.finish({}, "finished")
+    started(tmp_path, WandbLogger(mode="online"), replaces=True)
+    first, second = (run.arguments for run in fake.runs)
+    assert (first["mode"], first["resume"], second["resume"]) == ("online", "allow", None)
+    assert first["id"] == second["id"]
+
+
 def test_the_best_value_of_a_resumed_run_counts_from_its_beginning(fake, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
     fake.resumed_summary = {"best/validation/a/accuracy": 0.9}
