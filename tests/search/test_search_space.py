@@ -1,13 +1,16 @@
 """A command line, and YAML, in Hydra's sweep syntax."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mtl_cli.check_config import ConfigError
 from mtl_cli.cli import conf_dir
 from mtl_cli.errors import UserError
 from mtl_cli.launching import Words
+from mtl_cli.search.settings import SearchSettings
 from mtl_cli.search.space import Choice, Float, Integer, Simplex
 from mtl_cli.search_space import advice, plan_search, read_dimension, resuming, sort_overrides
 
@@ -190,3 +193,9 @@ def test_a_resumed_search_takes_only_settings_that_may_change():
     assert changes == {"trials": 30}
     with pytest.raises(UserError, match=r"leave out seed, search.sampler \(what may be given: search.trials, "):
         resuming(words("search.resume=a", "seed=1", "search.sampler=gp"), {"resume": "a"})
+
+
+def test_the_shipped_yaml_has_the_defaults_of_the_settings():
+    shipped = yaml.safe_load((conf_dir() / "search" / "default.yaml").read_text())
+    assert SearchSettings(**shipped) == SearchSettings()
+    assert list(shipped) == [field.name for field in dataclasses.fields(SearchSettings)]
