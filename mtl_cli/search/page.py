@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import plotly.offline
 
 from mtl_cli.search.figures import Figure, figures
-from mtl_cli.search.results import command_line, in_order, values_said
+from mtl_cli.search.results import command_line, in_order, short_names, values_said
 from mtl_cli.search.search_folder import Plan
 from mtl_cli.search.trials import Trial, best_trials, scores
 
@@ -25,6 +25,7 @@ pre { background: #f4f4f4; padding: 8px 10px; white-space: pre-wrap; overflow-wr
 table { border-collapse: collapse; }
 td, th { text-align: left; vertical-align: top; padding: 2px 14px 2px 0; font-weight: normal; }
 thead th { border-bottom: 1px solid #ccc; }
+.wide td { white-space: nowrap; }
 td:first-child { white-space: nowrap; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 .best td { font-weight: bold; }
@@ -123,7 +124,7 @@ def _trials(trials: Sequence[Trial], plan: Plan) -> str:
     objectives = plan.settings.objectives
     best = {trial.number for trial in best_trials(trials, objectives)}
     keys = list(dict.fromkeys(key for trial in trials for key in trial.settings))
-    header = ["trial", "state", *objectives, *keys, "seconds", ""]
+    header = ["trial", "state", *objectives, *short_names(keys), "seconds", ""]
     rows = []
     for trial in in_order(trials, objectives):
         said = trial.error or ("" if trial.pruned_at_step is None else f"pruned at step {trial.pruned_at_step}")

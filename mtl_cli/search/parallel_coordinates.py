@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import plotly.colors
 import plotly.graph_objects as go
 
+from mtl_cli.search.results import short_names
 from mtl_cli.search.space import Choice, Float, Integer, Value
 from mtl_cli.search.trials import Trial
 
@@ -65,7 +66,7 @@ def parallel_coordinates(
         )
     figure.update_xaxes(
         tickvals=list(range(len(keys) + 1)),
-        ticktext=[*keys, objective],
+        ticktext=[*short_names(keys), objective],
         range=[-0.2, len(keys) + 0.6],
         showgrid=True,
         gridcolor="#999",

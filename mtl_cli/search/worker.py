@@ -171,7 +171,7 @@ class _Said:
         self._print(f"{'resumed' if left_behind else 'started'}  {' '.join(overrides)}")
 
     def stopped(self) -> None:
-        self._print("stopped  it goes on when the search is resumed")
+        self._print("stopped  another worker, or resuming the search, goes on with it")
 
     def ended(self, trial: Trial, best: list[Trial], objectives: list[str]) -> None:
         if trial.state == "failed":
