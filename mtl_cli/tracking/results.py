@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 Status = Literal["running", "interrupted", "finished", "failed"]
@@ -83,8 +83,8 @@ class Results:
                 for task, splits in record["tasks"].items()
             },
             score=record["score"],
-            training=TrainingCost(**record["training"]),
-            parameters=ParameterCounts(**record["parameters"]),
+            training=TrainingCost(**_known(TrainingCost, record["training"])),
+            parameters=ParameterCounts(**_known(ParameterCounts, record["parameters"])),
             sharing=record.get("sharing", {}),
             error=record.get("error"),
         )
@@ -104,3 +104,9 @@ class Results:
         lines = str(error).strip().splitlines()
         self.status = "failed"
         self.error = lines[0] if lines else type(error).__name__
+
+
+def _known(record_type: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the keys that a later version of the same format has added."""
+    names = {field.name for field in fields(record_type)}
+    return {name: value for name, value in values.items() if name in names}

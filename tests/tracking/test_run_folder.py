@@ -145,3 +145,23 @@ def test_results_that_mtl_did_not_write_are_refused(folder):
     folder.results_file.write_text("{")
     with pytest.raises(UserError, match=r"results\.json cannot be read"):
         folder.read_results()
+
+
+def test_keys_that_a_later_version_adds_are_passed_over(tmp_path):
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_results(Results(status="finished", score=0.5))
+    record = json.loads(folder.results_file.read_text())
+    record["training"]["joules"] = 1.0
+    record["parameters"]["frozen"] = 3
+    folder.results_file.write_text(json.dumps(record))
+    assert folder.read_results() == Results(status="finished", score=0.5)
+
+
+def test_a_folder_is_in_use_for_as_long_as_a_process_holds_it(tmp_path):
+    folder = RunFolder.create(tmp_path / "run")
+    assert not folder.is_in_use()
+    with folder.in_use():
+        assert RunFolder(folder.path).is_in_use()
+        with pytest.raises(UserError, match="Another process trains the run"), RunFolder(folder.path).in_use():
+            pass
+    assert not folder.is_in_use()

@@ -285,6 +285,13 @@ def test_the_name_is_the_folders_where_none_is_set(fake, tmp_path):
     assert fake.runs[0].arguments["tags"] is None  # so that WANDB_TAGS counts
 
 
+def test_runs_of_a_sweep_are_grouped_by_its_name_unless_a_group_is_set(fake, tmp_path):
+    started(tmp_path, group="my sweep")
+    assert fake.runs[-1].arguments["group"] == "my sweep"
+    started(tmp_path, WandbLogger(group="mine"), group="my sweep")
+    assert fake.runs[-1].arguments["group"] == "mine"
+
+
 def test_the_command_line_is_masked_only_while_wandb_looks(fake, tmp_path, monkeypatch):
     words = ["mtl", "train", f"+x.token={SECRET}"]
     monkeypatch.setattr(sys, "argv", words)

@@ -1,0 +1,117 @@
+"""Which runs are averaged, and what the means and their intervals are."""
+
+import math
+
+import pytest
+from report.made_up_sweep import config, records, results, write_job, write_run, write_sweep, write_unfinished
+from scipy import stats
+
+from mtl_cli.report.run_records import read_runs
+from mtl_cli.report.seed_means import refusals, seed_groups, seed_mean
+
+
+def groups_of(*folders):
+    return seed_groups(read_runs(folders))
+
+
+def by_label(groups):
+    return {group.label: group for group in groups}
+
+
+def test_an_interval_is_that_of_students_t():
+    # Mean 0.8, s = 0.02, s / sqrt(3) = 0.011547; t(0.975, 2) = 4.302653 (any table of it): half = 0.049683.
+    found = seed_mean([0.78, 0.80, 0.82])
+    assert found.mean == pytest.approx(0.8)
+    assert (found.low, found.high) == pytest.approx((0.8 - 0.049683, 0.8 + 0.049683), abs=1e-6)
+    assert found.n == 3
+
+
+def test_an_interval_is_that_of_scipy():
+    values = [0.71, 0.735, 0.69, 0.74, 0.702]
+    expected = stats.t.interval(0.95, len(values) - 1, loc=sum(values) / len(values), scale=stats.sem(values))
+    assert (seed_mean(values).low, seed_mean(values).high) == pytest.approx(expected)
+
+
+def test_one_seed_has_a_mean_and_no_interval():
+    found = seed_mean([0.5])
+    assert (found.mean, found.low, found.high, found.n) == (0.5, None, None, 1)
+
+
+def test_equal_seeds_have_an_interval_of_no_width():
+    assert (seed_mean([0.5, 0.5]).low, seed_mean([0.5, 0.5]).high) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("values", [[], [0.5, math.nan], [math.inf]])
+def test_what_has_no_mean_is_refused(values):
+    with pytest.raises(ValueError, match="finite values, found"):
+        seed_mean(values)
+
+
+def test_runs_that_differ_in_nothing_but_the_seed_are_averaged(tmp_path):
+    groups = by_label(groups_of(write_sweep(tmp_path)))
+    assert list(groups) == ["hard, equal", "hard, pcgrad", "mmoe, equal", "mmoe, pcgrad"]
+    mean = groups["hard, equal"].means["validation/sentiment/accuracy"]
+    assert (mean.mean, mean.n) == (pytest.approx(0.8), 3)
+    assert groups["mmoe, pcgrad"].means["validation/entities/span_f1"].mean == pytest.approx(0.65)
+
+
+def test_a_group_says_only_what_tells_it_from_the_others(tmp_path):
+    write_job(tmp_path, lr=0.001)
+    write_job(tmp_path, lr=0.0005, name="other")
+    assert {group.label for group in groups_of(tmp_path)} == {"lr=0.001", "lr=0.0005"}
+
+
+def test_only_finished_runs_count_and_the_others_are_named(tmp_path):
+    write_sweep(tmp_path)
+    write_unfinished(tmp_path)
+    group = by_label(groups_of(tmp_path))["hard, equal, lr=0.001"]
+    assert [run.path.name for run in group.counted] == [
+        f"sharing=hard,weighting=equal,seed={seed}" for seed in (1, 2, 3)
+    ]
+    assert any("not finished" in note and "running (running)" in note for note in group.notes)
+
+
+def test_a_seed_that_ran_twice_counts_once_the_newer_run(tmp_path):
+    write_job(tmp_path, seed=1, name="old", created="2026-01-01T00:00:00+00:00")
+    write_job(tmp_path, seed=1, name="new", created="2026-02-01T00:00:00+00:00")
+    write_job(tmp_path, seed=2, name="second")
+    (group,) = groups_of(tmp_path)
+    assert sorted(run.name for run in group.counted) == ["new", "second"]
+    assert group.means["validation/score"].n == 2
+    assert group.notes == ["not counted, since a newer run has the same seed: old"]
+
+
+def test_a_value_that_is_not_finite_is_left_out_and_said(tmp_path):
+    write_job(tmp_path, seed=1)
+    scores = {"sentiment": math.nan, "entities": 0.7, "inference": 0.6}
+    write_run(tmp_path / "second", config(seed=2), results(scores), records(scores))
+    (group,) = groups_of(tmp_path)
+    assert group.means["validation/sentiment/accuracy"].n == 1
+    assert "validation/sentiment/accuracy: 1 of 2 runs have no finite value" in group.notes
+
+
+def test_runs_that_were_called_alike_but_differ_in_fixed_settings_are_not_averaged(tmp_path):
+    for seed in (1, 2, 3):
+        write_job(tmp_path / "first", seed=seed)
+        write_job(tmp_path / "second", seed=seed, lr=0.01)
+    groups = groups_of(tmp_path)
+    assert [len(group.runs) for group in groups] == [3, 3]
+    (refusal,) = refusals(groups)
+    assert refusal.differences == {"optimizer.lr": [0.001, 0.01]}
+    assert refusal.labels == ["lr=0.001", "lr=0.01"]
+
+
+def test_what_is_typed_alike_without_a_job_name_is_not_averaged_either(tmp_path):
+    for number, hidden in enumerate((64, 128)):
+        encoder = {"_target_": "mtl_cli.encoders.TransformerEncoder", "hidden_size": hidden}
+        made = config(seed=number) | {"encoder": encoder}
+        scores = {"sentiment": 0.5}
+        typed = ["sharing=hard", f"seed={number}", "+logger=none"]
+        write_run(tmp_path / f"run {number}", made, results(scores), records(scores), typed)
+    (refusal,) = refusals(groups_of(tmp_path))
+    assert refusal.differences == {"encoder.hidden_size": [64, 128]}
+
+
+def test_a_plain_sweep_refuses_nothing(tmp_path):
+    assert refusals(groups_of(write_sweep(tmp_path))) == []
+    assert refusals([]) == []
