@@ -35,9 +35,11 @@ class Session:
     def run(self) -> list[int]:
         """Run all workers to their end; return their exit codes. A second Ctrl-C ends them at once."""
         # A worker that dies leaves its trial to the others; the last of them waits for all trials to end.
-        workers = [self._start() for _ in range(self._options.num_workers)]
+        workers: list[subprocess.Popen[bytes]] = []
         try:
             with self._stop:
+                for _ in range(self._options.num_workers):
+                    workers.append(self._start())
                 asked = False
                 while any(worker.poll() is None for worker in workers):
                     if self._stop and not asked:
@@ -58,7 +60,8 @@ class Session:
 
     def _say_who_was_killed(self, workers: list[subprocess.Popen[bytes]]) -> None:
         for worker in workers:
-            if worker.returncode is not None and worker.returncode < 0 and worker.pid not in self._mourned:
+            asked_for = self._stop and worker.returncode == -signal.SIGTERM  # it had not come so far as to answer
+            if (worker.returncode or 0) < 0 and not asked_for and worker.pid not in self._mourned:
                 self._mourned.add(worker.pid)
                 name = signal.Signals(-worker.returncode).name
                 print(

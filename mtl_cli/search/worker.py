@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -66,7 +66,7 @@ class Worker:
     def run(self) -> int:
         """Return 0 when all trials have ended, EXIT_STOPPED or EXIT_HOPELESS."""
         # The share of GPUs goes by how many workers there are on this machine, of all sessions.
-        slots = self.folder.locks / f"workers-{os.uname().nodename}"
+        slots = self.folder.locks / f"workers-{socket.gethostname()}"
         with free_slot(slots, sys.maxsize) as slot:
             self.environment = environment_of_slot(
                 slot, self.options.num_workers, cores=usable_cores(), gpus=visible_gpus()
@@ -206,8 +206,11 @@ def main() -> int:
     stop_with_parent()
     folder = SearchFolder(Path(sys.argv[1]))
     options = WorkerOptions(**json.loads(sys.argv[2]))
-    with StopRequest() as stop:
-        return Worker(folder, options, lambda: bool(stop)).run()
+    try:
+        with StopRequest() as stop:
+            return Worker(folder, options, lambda: bool(stop)).run()
+    except KeyboardInterrupt:
+        return EXIT_STOPPED
 
 
 if __name__ == "__main__":
