@@ -6,18 +6,21 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import optuna
 import plotly.graph_objects as go
 from optuna.trial import TrialState
 
 from mtl_cli.search.parallel_coordinates import parallel_coordinates
+from mtl_cli.search.pareto_fronts import pareto_front
 from mtl_cli.search.samplers import distributions
 from mtl_cli.search.search_folder import Plan
 from mtl_cli.search.settings import directions
 from mtl_cli.search.trials import Trial
 
 _MOST_AXES = 12
+_MOST_PAIRS = 6
 _HEIGHT = 420
 
 
@@ -39,11 +42,12 @@ def figures(trials: Sequence[Trial], plan: Plan) -> list[Figure]:
         return []
     several = len(objectives) > 1
     drawn = []
-    if several and len(objectives) <= 3:
+    pairs = list(combinations(range(len(objectives)), 2))[:_MOST_PAIRS]
+    for x, y in pairs:
         drawn.append(
             _drawn(
-                "Pareto front",
-                lambda: optuna.visualization.plot_pareto_front(study, target_names=objectives),
+                "Pareto front" if len(pairs) == 1 else f"Pareto front: {objectives[x]} and {objectives[y]}",
+                lambda x=x, y=y: pareto_front(finished, objectives, x, y),  # type: ignore[misc]
                 "Each point is a trial; those on the front are not beaten by any other in all objectives at once.",
             )
         )

@@ -9,6 +9,7 @@ from plans import plan, trial
 
 from mtl_cli.search.figures import figures, study_to_show
 from mtl_cli.search.page import search_page
+from mtl_cli.search.pareto_fronts import pareto_front
 from mtl_cli.search.space import Choice, Float, Space
 
 SPACE = Space({"optimizer.lr": Float(1e-5, 1e-2, log=True), "sharing": Choice(("hard", "cross_stitch"))})
@@ -95,6 +96,25 @@ def test_several_objectives_have_a_front_and_figures_each():
     assert "Evaluations during training" not in titles
     assert all(figure.figure is not None for figure in figures(trials, made))
     assert "The Pareto front" in Parsed(search_page(trials, made, "s")).headings
+
+
+def test_no_figure_is_drawn_by_webgl_which_the_page_forbids():
+    made = plan(SPACE, objectives=["a/accuracy", "b/loss", "c/accuracy"])
+    trials = [trial(i, 0.1 * i, 0.3 * (i % 3), 0.5 - 0.1 * i) for i in range(6)]
+    drawn = [*figures(trials, made), *figures(TRIALS, plan(SPACE))]
+    kinds = {trace["type"] for figure in drawn if figure.figure for trace in figure.figure.to_plotly_json()["data"]}
+    assert kinds <= {"scatter", "bar"}
+    assert len([figure for figure in drawn if figure.title.startswith("Pareto front: ")]) == 3
+
+
+def test_a_front_in_two_objectives_marks_what_a_third_keeps_on_it():
+    objectives = ["a/accuracy", "b/accuracy", "c/accuracy"]
+    others, front = pareto_front(
+        [trial(0, 0.9, 0.9, 0.1), trial(1, 0.1, 0.1, 0.2), trial(2, 0.1, 0.1, 0.1)], objectives, 0, 1
+    ).data
+    assert list(others.text) == ["2"]
+    assert list(front.x) == [0.9, 0.1]
+    assert list(front.text) == ["0", "1"]
 
 
 @pytest.mark.parametrize("trials", [[], [trial(0, state="failed", error="no")], [trial(0, 0.5)]])
