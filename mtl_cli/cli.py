@@ -12,7 +12,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mtl_cli.overrides import explain_composition_error, force_values, groups_in, option_problems, value_of
+from mtl_cli.overrides import (
+    compose_train,
+    explain_composition_error,
+    force_values,
+    groups_in,
+    option_problems,
+    quote_texts,
+    value_of,
+)
 from mtl_cli.plain_words import conditions_as_setting, folders_as_setting, options_as_settings, texts_as_they_are
 from mtl_cli.shipped_conf import conf_dir
 from mtl_cli.stopping import stop_with_parent
@@ -88,14 +96,7 @@ def _train(arguments: list[str]) -> int:
     def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
         from mtl_cli.commands.train import train
 
-        config.pop("sweep", None)
-        return train(config, folder, overrides)
-
-    def reported(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
-        try:
-            return job(config, folder, overrides)
-        except Exception as error:
-            return _report(error, debug=config.get("debug") is True)
+        return train(_without_many(config), folder, overrides)
 
     several = any(argument in ("-m", "--multirun") for argument in arguments)
     if value_of("resume", arguments):
@@ -106,10 +107,25 @@ def _train(arguments: list[str]) -> int:
         from mtl_cli.launching import sweep_command
 
         _refuse_unknown_options("train", arguments)
-        code = sweep_command(arguments, conf_dir(), reported)
+        code = sweep_command(arguments, conf_dir(), _train_here)
         if code is not None:
             return code
     return _hydra("train", arguments, job)
+
+
+def _without_many(config: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what a configuration (an experiment's, say) holds for commands that make many runs."""
+    return {key: value for key, value in config.items() if key not in ("sweep", "study")}
+
+
+def _train_here(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
+    """Train one job of many in this process; what goes wrong is shown, and the others go on."""
+    from mtl_cli.commands.train import train
+
+    try:
+        return train(_without_many(config), folder, overrides)
+    except Exception as error:
+        return _report(error, debug=config.get("debug") is True)
 
 
 def _evaluate(arguments: list[str]) -> int:
@@ -137,6 +153,26 @@ def _inspect(arguments: list[str]) -> int:
         return inspect(config)
 
     return _hydra("inspect", arguments, job)
+
+
+def _study(arguments: list[str]) -> int:
+    from mtl_cli.errors import UserError
+
+    if any(argument in ("-m", "--multirun") for argument in arguments):
+        raise UserError("a study makes its runs itself, also in parallel with hydra/launcher=parallel; leave out -m")
+    arguments = texts_as_they_are(quote_texts(arguments, ("study.variants", "study.single")), ["study.resume"])
+    dirs = _config_dirs(arguments)
+
+    def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
+        from mtl_cli.commands.study import study
+        from mtl_cli.launching import launcher_of
+
+        launch = launcher_of("study", arguments, conf_dir(), _train_here)
+        return study(config, folder, overrides, launch, lambda words: compose_train(words, dirs))
+
+    if value_of("study.resume", arguments):
+        arguments = [*arguments, "hydra.run.dir=."]
+    return _hydra("study", arguments, job)
 
 
 def _compare(arguments: list[str]) -> int:
@@ -207,6 +243,11 @@ COMMANDS = {
         "draw what a run measured and learnt, as one page of HTML",
         "mtl inspect run=outputs/2026-01-31/12-00-00-000000",
         _inspect,
+    ),
+    "study": Command(
+        "compare learning together with learning each task alone, over seeds",
+        "mtl study task=[glue/rte,snli] study.variants='{equal: weighting=equal, pcgrad: weighting=pcgrad}'",
+        _study,
     ),
     "compare": Command(
         "show runs side by side, in a table and one page of HTML", "mtl compare outputs multirun", _compare

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
     from omegaconf import DictConfig
 
-    from mtl_cli.sweeps import Job, JobOutcome, SweepFolder, SweepSettings
+    from mtl_cli.sweeps import Job, JobOutcome, Launch, SweepFolder, SweepSettings
 
 RunHere = Callable[[dict[str, Any], Path, list[str]], int]
 """Trains in this process: configuration, run folder, overrides -> exit code."""
@@ -183,7 +183,7 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     # Hydra's own node is left out before: what it says of a job is not known before the job runs.
-    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in ("sweep", "hydra")])
+    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in ("sweep", "study", "hydra")])
     resolved = OmegaConf.to_container(kept, resolve=True, throw_on_missing=False)
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
@@ -271,6 +271,46 @@ def launch_jobs(
                 raise
     finished = {outcome.job.name for outcome in before if outcome.status == "finished"}
     return [replace(outcome, skipped=outcome.job.name in finished) for outcome in sweep.outcomes(errors)]
+
+
+def launcher_of(kind: str, arguments: Sequence[str], conf_dir: Path, run_here: RunHere) -> Launch:
+    """Return what runs the jobs of a command that works them out itself, with the launcher that the user chose.
+
+    Where its folder holds sweep.json already, what that command line said of the user's configuration and of the
+    launcher goes on to count, unless it is given anew.
+
+    Args:
+        kind: study or search.
+        arguments: the command line after the command's name.
+        conf_dir: the shipped configuration.
+        run_here: trains in this process, for launchers that do one job after the other.
+    """
+    from mtl_cli.sweeps import SweepFolder
+
+    given = Words.parse(arguments)
+    assert given is not None, "Hydra answers --help and the like itself"
+
+    def launch(folder: Path, jobs: Sequence[Job]) -> list[JobOutcome]:
+        words, command = given, tuple(arguments)
+        if (folder / "sweep.json").is_file():
+            before = SweepFolder.read(folder)
+            former = Words.parse(before.command) or Words([])
+            overrides = given.overrides
+            if not any(word.startswith("hydra/launcher=") for word in overrides):
+                overrides = [*(word for word in former.overrides if _is_about_launching(word)), *overrides]
+            words = Words(overrides, given.config_dir or former.config_dir, given.config_name)
+            if value_of(f"{kind}.resume", arguments):
+                command = before.command
+        sweep = SweepFolder(folder, tuple(jobs), command, kind=kind)
+        sweep.write()
+        words = Words([word for word in words.overrides if _is_about_launching(word)], words.config_dir)
+        return launch_jobs(sweep, words, conf_dir, run_here=run_here)
+
+    return launch
+
+
+def _is_about_launching(word: str) -> bool:
+    return word.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.max_batch_size"))
 
 
 def _launch(

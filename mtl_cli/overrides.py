@@ -12,7 +12,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _ASSIGNMENT = re.compile(r"^(?P<key>[A-Za-z_][\w./@-]*)=(?P<value>.*)$", re.DOTALL)
 # Hydra's flags whose next word is their value.
@@ -102,6 +102,66 @@ def option_problems(arguments: Sequence[str], dirs: Sequence[Path], groups: dict
     return problems
 
 
+def compose_train(overrides: Sequence[str], dirs: Sequence[Path]) -> dict[str, Any]:
+    """Return the plain configuration that overrides of `mtl train` give; inside a command that Hydra runs.
+
+    Raises:
+        UserError: an option that does not exist, or an override that Hydra does not take.
+    """
+    from hydra import compose
+    from omegaconf import OmegaConf
+
+    from mtl_cli.check_config import ConfigError
+    from mtl_cli.errors import UserError
+
+    groups = groups_in(dirs)
+    problems = option_problems(overrides, dirs, groups)
+    if problems:
+        raise ConfigError(problems)
+    try:
+        config = OmegaConf.to_container(compose("train", overrides=force_values(overrides, groups)), resolve=True)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("hydra", "omegaconf"):
+            raise
+        raise UserError(" ".join(str(error).split())) from error
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items() if key not in ("sweep", "study")}
+
+
+def quote_texts(arguments: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """Rewrite values of these keys, which hold overrides, for Hydra, whose grammar wants their equals signs quoted.
+
+    They are read as YAML: `{equal: weighting=equal, hard: [sharing=hard, seed=1]}`, `[weighting=equal]` or a text.
+    """
+    import yaml
+
+    from mtl_cli.errors import UserError
+
+    quoted = list(arguments)
+    for place, key, value in _assignments(arguments):
+        if key not in keys or not value:
+            continue
+        try:
+            found = yaml.safe_load(value) if value[0] in "[{" else value
+        except yaml.YAMLError as error:
+            raise UserError(
+                f"{key}: found {value}, which is neither a list nor a mapping of texts ({' '.join(str(error).split())})"
+            ) from error
+        quoted[place] = f"{key}={_in_hydras_grammar(found)}"
+    return quoted
+
+
+def _in_hydras_grammar(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_in_hydras_grammar(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_in_hydras_grammar, value)) + "]"
+    if value is None or value == "null":
+        return "null"
+    text = str(value).replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{text}'"
+
+
 def explain_composition_error(
     problems: list[str], config_name: str, arguments: Sequence[str], dirs: Sequence[Path], groups: dict[str, list[str]]
 ) -> NoReturn:
@@ -122,7 +182,8 @@ def explain_composition_error(
             config = OmegaConf.to_container(compose(config_name, overrides=forced), resolve=True)
             assert isinstance(config, dict)
             try:
-                check_config({str(key): value for key, value in config.items()}, config.get("allow_targets"))
+                composed = {str(key): value for key, value in config.items() if key != "study"}
+                check_config(composed, config.get("allow_targets"))
             except ConfigError as error:
                 problems = [*problems, *error.problems]
     raise ConfigError(problems)

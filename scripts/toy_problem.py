@@ -40,7 +40,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mtl_cli.build import instantiate
-from mtl_cli.cli import conf_dir
+from mtl_cli.shipped_conf import conf_dir
 from mtl_cli.types import UserError
 from mtl_cli.weighting import (
     AverageWeighting,

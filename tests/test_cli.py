@@ -27,7 +27,7 @@ def test_help_lists_every_command_with_an_example(capsys):
 def test_an_unknown_command_is_answered_in_one_line_with_the_nearest(capsys):
     assert _main(["trian"]) == 2
     message = capsys.readouterr().err
-    known = "train, evaluate, predict, inspect, compare, sync, search, tasks"
+    known = "train, evaluate, predict, inspect, study, compare, sync, search, tasks"
     assert message == f"mtl: no command 'trian'; there are {known}; did you mean `mtl train`?\n"
 
 
@@ -90,7 +90,9 @@ def test_a_run_folder_is_complete(finished_run):
         f"{task}.{split}.jsonl" for task in tasks for split in ("validation", "test")
     }
     results = json.loads((finished_run / "results.json").read_text())
-    assert set(results) == {"status", "tasks", "score", "training", "parameters"}
+    assert set(results) == {"status", "tasks", "score", "training", "parameters", "seen"}
+    assert sum(seen["tokens"] for seen in results["seen"].values()) == results["training"]["tokens"]
+    assert all(seen["passes"] >= 3 for seen in results["seen"].values())
     assert results["status"] == "finished"
     assert set(results["tasks"]) == set(tasks)
     assert set(results["training"]) == {"steps", "seconds", "tokens", "tokens_per_second", "peak_memory_bytes"}

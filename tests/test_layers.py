@@ -23,6 +23,7 @@ LAYERS = [
     {"report", "sweeps"},
     {"search"},
     {"build", "check_config"},
+    {"studies"},
     {"commands"},
     {"overrides", "listing", "plain_words"},
     {"launching"},

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mtl_cli.build import build_tasks
 from mtl_cli.check_config import check_settings, check_tasks
 from mtl_cli.commands import quiet_libraries
 from mtl_cli.commands.settings import EvaluateSettings
-from mtl_cli.data import prepare
+from mtl_cli.data import TaskData, prepare
 from mtl_cli.evaluation import Evaluator, metric_records, score
+from mtl_cli.model import MultiTaskModel
 from mtl_cli.precision import choose_device, choose_precision
 from mtl_cli.saved_model import load_model
+from mtl_cli.tasks import Task
 from mtl_cli.tracking import ConsoleLog, Progress, Results, RunFolder
 from mtl_cli.tracking.results_table import plain_table
 
@@ -43,20 +47,7 @@ def evaluate(config: Mapping[str, Any]) -> int:
         cache_dir = Path(settings.cache_dir) if settings.cache_dir else None
         metrics: dict[str, dict[str, dict[str, float]]] = {}
         with Progress() as progress:
-            for name, task in build_tasks(saved["tasks"]).items():
-                data = prepare(
-                    task,
-                    model.encoder.tokenizer,
-                    seed=saved["seed"],
-                    cache_dir=cache_dir,
-                    max_length_limit=model.encoder.max_length,
-                    labels=model.labels[name],
-                    name=name,
-                )
-                train = data.splits.get("train")
-                if train is not None and train.labels is not None and data.labels is not None:
-                    task.fit_class_weights(train.labels, data.labels)
-                model.tasks[name] = task
+            for name, task, data in tasks_with_data(saved, model, cache_dir):
                 metrics[name] = {}
                 for split in settings.splits:
                     if split not in data.splits:
@@ -78,6 +69,54 @@ def evaluate(config: Mapping[str, Any]) -> int:
             output.write_results(results)
         _compare(metrics, run.read_results())
     return 0
+
+
+def tasks_with_data(
+    saved: Mapping[str, Any], model: MultiTaskModel, cache_dir: Path | None
+) -> Iterator[tuple[str, Task, TaskData]]:
+    """Yield the tasks of a run's configuration with their data, prepared as in training; `model` gets the tasks."""
+    for name, task in build_tasks(saved["tasks"]).items():
+        data = prepare(
+            task,
+            model.encoder.tokenizer,
+            seed=saved["seed"],
+            cache_dir=cache_dir,
+            max_length_limit=model.encoder.max_length,
+            labels=model.labels[name],
+            name=name,
+        )
+        train = data.splits.get("train")
+        if train is not None and train.labels is not None and data.labels is not None:
+            task.fit_class_weights(train.labels, data.labels)
+        model.tasks[name] = task
+        yield name, task, data
+
+
+def training_metrics(
+    run: RunFolder, most_examples: int, *, cache_dir: Path | None = None, allow_targets: list[str] | None = None
+) -> dict[str, dict[str, float]]:
+    """Score a run's model on the examples that it was trained on: task -> metric -> value.
+
+    Args:
+        run: a finished one.
+        most_examples: of each task; drawn by the run's seed where there are more.
+        cache_dir: where tokenised texts are kept.
+        allow_targets: packages besides the usual ones that the run's tasks may name.
+    """
+    saved = run.read_config()
+    check_tasks(saved["tasks"], allow_targets)
+    device = choose_device(saved["trainer"].get("device", "auto"))
+    precision = choose_precision(saved["trainer"].get("precision", "auto"), device)
+    evaluator = Evaluator(device, precision, saved["trainer"].get("evaluation_batch_tokens", 8192))
+    model = load_model(run.model_folder, device, allow_packages=allow_targets or ())
+    metrics = {}
+    for name, _, data in tasks_with_data(saved, model, cache_dir):
+        split = data.splits["train"]
+        if split.num_examples > most_examples:
+            order = np.random.default_rng([saved["seed"], most_examples]).permutation(split.num_examples)
+            split = split.select(np.sort(order[:most_examples]))
+        metrics[name] = evaluator.evaluate(model, name, split).metrics
+    return metrics
 
 
 def _compare(metrics: Mapping[str, Mapping[str, Mapping[str, float]]], results: Results) -> None:

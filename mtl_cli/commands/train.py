@@ -31,6 +31,7 @@ from mtl_cli.tracking import (
     Results,
     RunFolder,
     RunInfo,
+    Seen,
     TrainingCost,
     environment_record,
 )
@@ -46,11 +47,11 @@ _OF_THE_MOMENT = ("resume", "debug")
 def train(config: dict[str, Any], output_folder: Path, overrides: list[str]) -> int:
     """Train as `config` says, or go on with the run that it names in `resume`; return the exit code."""
     if config.get("dry_run"):
-        _remove_if_empty(output_folder)
+        remove_if_empty(output_folder)
         if config.get("resume"):
             raise UserError("dry_run: says what a new run would train; leave out resume")
         check_config(config, config.get("allow_targets"))
-        encoder, tasks, data = _load(config)
+        encoder, tasks, data = load(config)
         compare_with_hard_sharing(
             config, encoder, data, lambda encoder, strategy: _build(config, encoder, strategy, tasks, data)
         )
@@ -62,7 +63,7 @@ def train(config: dict[str, Any], output_folder: Path, overrides: list[str]) -> 
         try:
             check_config(config, config.get("allow_targets"))
         except UserError:
-            _remove_if_empty(output_folder)
+            remove_if_empty(output_folder)
             raise
         folder = RunFolder.create(output_folder)
         folder.write_config(config)
@@ -113,7 +114,7 @@ def _reopen(config: dict[str, Any], overrides: list[str]) -> tuple[RunFolder, di
     return folder, saved
 
 
-def _remove_if_empty(folder: Path) -> None:
+def remove_if_empty(folder: Path) -> None:
     """Take back the folder made for a run that never began, and the empty ones around it (its day, outputs)."""
     for path in (folder, *folder.absolute().parents[:2]):
         if path.is_dir() and path.absolute() != Path.cwd() and not any(path.iterdir()):
@@ -134,11 +135,11 @@ def _training_texts(tasks: Mapping[str, Task], seed: int) -> Iterator[str]:
 
 def _prepare(config: Mapping[str, Any]) -> _Prepared:
     """Load the encoder and the data of all tasks, and put the model together."""
-    encoder, tasks, data = _load(config)
+    encoder, tasks, data = load(config)
     return _Prepared(_build(config, encoder, instantiate(config["sharing"]), tasks, data), data)
 
 
-def _load(config: Mapping[str, Any]) -> tuple[Encoder, dict[str, Task], dict[str, TaskData]]:
+def load(config: Mapping[str, Any]) -> tuple[Encoder, dict[str, Task], dict[str, TaskData]]:
     """Load the encoder and the data of all tasks."""
     quiet_libraries()
     seed_everything(config["seed"])
@@ -266,3 +267,6 @@ def _score_and_save(
         tokens_per_second=state.tokens / state.training_seconds if state.training_seconds else 0.0,
         peak_memory_bytes=peak_memory,
     )
+    results.seen = {
+        name: Seen(state.tokens_of_tasks.get(name, 0), state.passes_of_tasks.get(name, 0.0)) for name in run.model.tasks
+    }

@@ -19,6 +19,12 @@ def confusion_matrix(labels_M: np.ndarray, predictions_M: np.ndarray, num_classe
     return np.bincount(cells_M, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
+def confusion_matrix_of_counts(cells_M: np.ndarray, counts_M: np.ndarray, num_classes: int) -> np.ndarray:
+    """Count pairs of label and prediction, written label * C + prediction, each so often; int64, shape (C, C)."""
+    counted = np.bincount(cells_M, weights=counts_M, minlength=num_classes**2)
+    return counted.round().astype(np.int64).reshape(num_classes, num_classes)
+
+
 # Classification: from a confusion matrix.
 
 
@@ -98,6 +104,24 @@ def span_scores(labels: Sequence[Sequence[str]], predictions: Sequence[Sequence[
         [list(tags) for tags in labels], [list(tags) for tags in predictions], average="micro", zero_division=0
     )
     return {"span_f1": float(f_score), "span_precision": float(precision), "span_recall": float(recall)}
+
+
+def span_counts(labels: Sequence[str], predictions: Sequence[str]) -> tuple[int, int, int]:
+    """Count the spans of one example: found, in the labels, predicted; read as `span_scores` reads them.
+
+    Summed over examples, they give its scores: precision is found / predicted, recall is found / in the labels.
+    """
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    true, predicted = set(get_entities(list(labels))), set(get_entities(list(predictions)))
+    return len(true & predicted), len(true), len(predicted)
+
+
+def span_score_of_counts(name: str, found: int, in_labels: int, predicted: int) -> float:
+    """Return `span_f1`, `span_precision` or `span_recall` from summed `span_counts`; 0 where it is not defined."""
+    if name == "span_f1":
+        return _ratio(2 * found, in_labels + predicted)
+    return _ratio(found, predicted if name == "span_precision" else in_labels)
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -3,7 +3,7 @@
 Shapes: M labels, C = 1 output.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +129,20 @@ class Regression(Task):
         assert self.metrics is not None
         valid_M = labels_M != IGNORE_INDEX
         return {name: getattr(metrics, name)(labels_M[valid_M], predictions_M[valid_M]) for name in self.metrics}
+
+    def metric_of_counts(
+        self, metric: str, records: Sequence[Mapping[str, Any]], labels: Sequence[str] | None
+    ) -> Callable[[np.ndarray], float]:
+        """Prepare a metric to be computed again with other numbers of each example (see `Task.metric_of_counts`)."""
+        labels_E, predictions_E = (
+            np.array([record[key] for record in records], dtype=np.float64) for key in ("label", "prediction")
+        )
+
+        def of_counts(counts_E: np.ndarray) -> float:
+            value: float = getattr(metrics, metric)(np.repeat(labels_E, counts_E), np.repeat(predictions_E, counts_E))
+            return value
+
+        return of_counts
 
     def prediction_records(
         self, logits_MC: np.ndarray, split: EncodedSplit, examples: "datasets.Dataset", labels: Sequence[str] | None

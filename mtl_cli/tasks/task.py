@@ -7,7 +7,7 @@ Shapes: M labels (one a row, or one a word), C outputs of the head (classes, or 
 # constructors of subclasses in other modules, where only objects, not strings, can be checked against a configuration.
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -264,6 +264,22 @@ class Task(ABC):
             `index` (of the example, from 0), the input columns, `label` (only where the split has labels),
             `prediction`, and what the type of task knows about its certainty.
         """
+
+    def metric_of_counts(
+        self, metric: str, records: Sequence[Mapping[str, Any]], labels: Sequence[str] | None
+    ) -> Callable[[np.ndarray], float] | None:
+        """Prepare a metric to be computed again and again, with other numbers of each example: for the bootstrap.
+
+        Args:
+            metric: one of `metrics`.
+            records: what `prediction_records` gave of a split with labels.
+            labels: label names in the order of their ids.
+
+        Returns:
+            From how often each example counts (whole numbers, shape (E,)) to the metric over the examples counted so;
+            None where this type of task does not offer it.
+        """
+        return None
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """What classification of single texts and of pairs has in common: a class a row."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,12 +93,27 @@ class TextClassification(ClassTask):
         assert labels is not None
         assert self.metrics is not None
         confusion_CC = self.confusion_matrix(predictions_M, labels_M, labels)
-        return {
-            name: metrics.f1(confusion_CC, self._positive(labels))
-            if name == "f1"
-            else getattr(metrics, name)(confusion_CC)
-            for name in self.metrics
-        }
+        return {name: self._metric(name, confusion_CC, labels) for name in self.metrics}
+
+    def metric_of_counts(
+        self, metric: str, records: Sequence[Mapping[str, Any]], labels: Sequence[str] | None
+    ) -> Callable[[np.ndarray], float]:
+        """Prepare a metric to be computed again with other numbers of each example (see `Task.metric_of_counts`)."""
+        assert labels is not None
+        ids = {label: number for number, label in enumerate(labels)}
+        cells_E = np.array([ids[record["label"]] * len(labels) + ids[record["prediction"]] for record in records])
+
+        def of_counts(counts_E: np.ndarray) -> float:
+            confusion_CC = metrics.confusion_matrix_of_counts(cells_E, counts_E, len(labels))
+            return self._metric(metric, confusion_CC, labels)
+
+        return of_counts
+
+    def _metric(self, name: str, confusion_CC: np.ndarray, labels: Sequence[str]) -> float:
+        if name == "f1":
+            return metrics.f1(confusion_CC, self._positive(labels))
+        value: float = getattr(metrics, name)(confusion_CC)
+        return value
 
     def prediction_records(
         self, logits_MC: np.ndarray, split: EncodedSplit, examples: "datasets.Dataset", labels: Sequence[str] | None

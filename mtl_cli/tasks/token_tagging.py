@@ -3,7 +3,7 @@
 Shapes: M labels (words), C classes (tags).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -151,6 +151,31 @@ class TokenTagging(ClassTask):
             record["scores"] = rounded(scores_M[slots])
             yield record
 
+    def metric_of_counts(
+        self, metric: str, records: Sequence[Mapping[str, Any]], labels: Sequence[str] | None
+    ) -> Callable[[np.ndarray], float]:
+        """Prepare a metric to be computed again with other numbers of each example (see `Task.metric_of_counts`).
+
+        Words count as often as their example. Records hold predicted sequences repaired, which changes no span.
+        """
+        assert labels is not None
+        if metric in _SPAN_METRICS:
+            spans_E3 = np.array([metrics.span_counts(*_labelled(record)) for record in records], dtype=np.int64)
+            return lambda counts_E: metrics.span_score_of_counts(metric, *(counts_E @ spans_E3).tolist())
+        pairs = [list(zip(*_labelled(record), strict=True)) for record in records]
+        # A repaired tag need not be among the labels.
+        names = dict.fromkeys([*labels, *(tag for words in pairs for pair in words for tag in pair)])
+        ids = {name: number for number, name in enumerate(names)}
+        cells_M = np.array([ids[gold] * len(ids) + ids[predicted] for words in pairs for gold, predicted in words])
+        sizes_E = np.array([len(words) for words in pairs])
+        of_confusion = metrics.accuracy if metric == "token_accuracy" else metrics.f1_macro
+
+        def of_counts(counts_E: np.ndarray) -> float:
+            counts_M = np.repeat(counts_E, sizes_E)
+            return of_confusion(metrics.confusion_matrix_of_counts(cells_M, counts_M, len(ids)))
+
+        return of_counts
+
     def _label_hint(self) -> str:
         return f"Mend it, or list all tags in `labels`; is `{self.tags}` the right column?"
 
@@ -180,6 +205,12 @@ class TokenTagging(ClassTask):
         except TagError as error:
             raise ExampleError(offset, self.tags, str(error)) from None
         return [self._label_id(tag, offset, label_ids) for tag in converted]
+
+
+def _labelled(record: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Tags and predictions of the words of a prediction record that have a label."""
+    pairs = [pair for pair in zip(record["label"], record["prediction"], strict=True) if pair[0] is not None]
+    return [gold for gold, _ in pairs], [predicted for _, predicted in pairs]
 
 
 def _words_of_examples(split: EncodedSplit) -> Iterator[slice]:

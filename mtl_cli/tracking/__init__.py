@@ -6,7 +6,7 @@ from mtl_cli.tracking.logger import NoLogger, RunInfo, RunLogger, is_better, low
 from mtl_cli.tracking.loggers import Loggers
 from mtl_cli.tracking.metrics_file import CLOCK_KEYS, MetricsFile, read_metrics, without_clock
 from mtl_cli.tracking.progress import Progress
-from mtl_cli.tracking.results import ParameterCounts, Results, Status, TaskResults, TrainingCost
+from mtl_cli.tracking.results import ParameterCounts, Results, Seen, Status, TaskResults, TrainingCost
 from mtl_cli.tracking.run_folder import FORMAT_VERSION, RunFolder
 from mtl_cli.tracking.tensorboard import TensorBoardLogger
 from mtl_cli.tracking.wandb import WandbLogger
@@ -24,6 +24,7 @@ __all__ = [
     "RunFolder",
     "RunInfo",
     "RunLogger",
+    "Seen",
     "Status",
     "TaskResults",
     "TensorBoardLogger",

@@ -38,6 +38,19 @@ class ParameterCounts:
 
 
 @dataclass
+class Seen:
+    """What was trained on of one task.
+
+    Attributes:
+        tokens: real ones, special ones included.
+        passes: over its training rows, with the part of the last one.
+    """
+
+    tokens: int = 0
+    passes: float = 0.0
+
+
+@dataclass
 class Results:
     """The content of results.json.
 
@@ -45,6 +58,7 @@ class Results:
         status: running (or killed without warning), interrupted (resumes), finished, failed.
         tasks: task -> split -> metric -> value, of the best checkpoint; {} before the run's end.
         score: mean of the tasks' main metrics on validation, of the best checkpoint.
+        seen: task -> what was trained on of it; {} before the end, and in runs of versions that did not count it.
         sharing: what the sharing strategy has learnt, by name: title, rows, columns, values; of the best checkpoint.
         error: the first line of what stopped a failed run; written for failed runs only.
     """
@@ -54,6 +68,7 @@ class Results:
     score: float | None = None
     training: TrainingCost = field(default_factory=TrainingCost)
     parameters: ParameterCounts = field(default_factory=ParameterCounts)
+    seen: dict[str, Seen] = field(default_factory=dict)
     sharing: dict[str, dict[str, Any]] = field(default_factory=dict)
     error: str | None = None
 
@@ -66,6 +81,8 @@ class Results:
             "training": vars(self.training),
             "parameters": vars(self.parameters),
         }
+        if self.seen:
+            record["seen"] = {task: vars(seen) for task, seen in self.seen.items()}
         if self.sharing:
             record["sharing"] = self.sharing
         return record | ({} if self.error is None else {"error": self.error})
@@ -85,6 +102,7 @@ class Results:
             score=record["score"],
             training=TrainingCost(**_known(TrainingCost, record["training"])),
             parameters=ParameterCounts(**_known(ParameterCounts, record["parameters"])),
+            seen={task: Seen(**_known(Seen, seen)) for task, seen in record.get("seen", {}).items()},
             sharing=record.get("sharing", {}),
             error=record.get("error"),
         )

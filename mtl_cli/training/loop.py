@@ -14,11 +14,12 @@ import torch
 from mtl_cli.evaluation import Evaluator, StopEvaluation, metric_records, score
 from mtl_cli.gradients import GradientEngine, Losses, StepResult, without_unlabelled
 from mtl_cli.precision import choose_device, choose_precision
-from mtl_cli.sampling import StepStream, count_steps_per_epoch, split_step
+from mtl_cli.sampling import StepStream, split_step
 from mtl_cli.sharing import TrainingMoment
 from mtl_cli.stopping import Interrupted, StopRequest
 from mtl_cli.training.allocator import keep_freed_memory
 from mtl_cli.training.checkpoint import Checkpoints
+from mtl_cli.training.length import run_length
 from mtl_cli.training.run import Progression, TrainingRun
 from mtl_cli.training.seeding import generator_state, restore_generators
 from mtl_cli.training.window import Window
@@ -43,10 +44,8 @@ class Loop:
             keep_freed_memory()
         self.precision = choose_precision(settings.precision, self.device)
         self.splits = {name: run.data[name].splits["train"] for name in self.tasks}
-        self.steps_per_epoch = settings.steps_per_epoch or count_steps_per_epoch(
-            run.sampler, self.splits, seed=run.seed
-        )
-        self.total_steps = settings.max_steps or math.ceil(settings.epochs * self.steps_per_epoch)
+        length = run_length(settings, run.sampler, self.splits, seed=run.seed)
+        self.steps_per_epoch, self.total_steps = length.steps_per_epoch, length.total_steps
         self.stream = StepStream(run.sampler, self.splits, seed=run.seed, total_steps=self.total_steps)
         self.evaluate_every = self.steps_per_epoch if settings.evaluate_every == "epoch" else settings.evaluate_every
         self.model.to(self.device)
@@ -121,8 +120,7 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         self.engine.after_update()
         state.step += 1
-        tokens = sum(b.num_tokens for part in parts for batch in part for b in batch.values())
-        state.tokens += tokens
+        tokens = self._count_tokens(parts)
         state.window_tokens += tokens
         seconds = time.monotonic() - began
         state.training_seconds += seconds
@@ -152,6 +150,17 @@ class Loop:
         ]
         on_cpu = without_unlabelled([[self.stream.collate(piece) for piece in pieces] for pieces in cut])
         return [[{name: b.to(self.device) for name, b in piece.items()} for piece in pieces] for pieces in on_cpu]
+
+    def _count_tokens(self, parts: list[list[Step]]) -> int:
+        """Add the tokens of a step to those of the run and of each task; return them."""
+        state, total = self.state, 0
+        for batch in (batch for part in parts for batch in part):
+            for name, of_task in batch.items():
+                state.tokens_of_tasks[name] = state.tokens_of_tasks.get(name, 0) + of_task.num_tokens
+                total += of_task.num_tokens
+        state.tokens += total
+        state.passes_of_tasks = self.stream.passes
+        return total
 
     def _check_finite(self) -> None:
         """Stop at the first step whose loss or gradient is not a finite number."""

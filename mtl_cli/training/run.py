@@ -21,6 +21,8 @@ class Progression:
 
     step: int = 0
     tokens: int = 0
+    tokens_of_tasks: dict[str, int] = field(default_factory=dict)
+    passes_of_tasks: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     training_seconds: float = 0.0
     best_step: int = 0

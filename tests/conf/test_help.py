@@ -24,6 +24,7 @@ def help_template(command: str, name: str) -> str:
         ("evaluate", "mtl_evaluate"),
         ("predict", "mtl_predict"),
         ("inspect", "mtl_inspect"),
+        ("study", "mtl_study"),
         ("compare", "mtl_compare"),
         ("sync", "mtl_sync"),
         ("search", "mtl_search"),
@@ -59,6 +60,11 @@ def test_help_explains_exactly_the_settings_of_a_search() -> None:
     text = help_template("search", "mtl_search").split("== How")[1]
     explained = re.findall(r"^(\w+) {2,}\S", text, flags=re.MULTILINE)
     assert explained == list(OmegaConf.load(CONF / "search" / "default.yaml"))
+
+
+def test_the_help_of_studies_explains_exactly_what_stands_below_study() -> None:
+    explained = re.findall(r"^(\w+) {2,}\S", help_template("study", "mtl_study"), flags=re.MULTILINE)
+    assert explained == list(OmegaConf.load(CONF / "study.yaml").study)
 
 
 def test_the_overrides_that_train_shows_compose_together() -> None:

@@ -60,9 +60,9 @@ function shortened(text, most) {
   return text.length <= most ? text : `${text.slice(0, Math.ceil(most / 2) - 1)}…${text.slice(-Math.floor(most / 2))}`;
 }
 
-// A name that may be broken at its commas.
-function breakable(text) {
-  return text.split(/(?<=[,/])/).flatMap((part) => [part, make('wbr')]);
+// A name that may be broken at its commas, or a dotted path after its dots.
+function breakable(text, after = /(?<=[,/])/) {
+  return text.split(after).flatMap((part) => [part, make('wbr')]);
 }
 
 const isNumber = (value) => typeof value === 'number' && Number.isFinite(value);

@@ -93,9 +93,9 @@ function runSettings(run, base) {
   // Without another run to compare to: what tells this run from any of the page.
   const differing = base ? all.filter(differs) : all.filter((key) => among.includes(key));
   const keys = (state.all === '1' ? all : differing).sort(compare);
-  const head = make('tr', {}, make('th', { scope: 'col' }, 'setting'), make('th', { scope: 'col' }, 'this run'), base ? make('th', { scope: 'col' }, base.name) : null);
-  const cell = (owner, key) => make('td', { class: settingOf(owner, key) === undefined ? 'absent' : '' }, plainSetting(settingOf(owner, key)));
-  const rows = keys.map((key) => make('tr', { class: differs(key) ? 'main' : '' }, make('th', { scope: 'row' }, key), cell(run, key), base ? cell(base, key) : null));
+  const head = make('tr', {}, make('th', { scope: 'col' }, 'setting'), make('th', { scope: 'col' }, 'this run'), base ? make('th', { scope: 'col' }, 'compared to') : null);
+  const cell = (owner, key) => make('td', { class: settingOf(owner, key) === undefined ? 'absent' : '' }, breakable(plainSetting(settingOf(owner, key)), /(?<=[.,/])/));
+  const rows = keys.map((key) => make('tr', { class: differs(key) ? 'main' : '' }, make('th', { scope: 'row' }, breakable(key, /(?<=[.])/)), cell(run, key), base ? cell(base, key) : null));
   const title = base ? `Settings: ${plural(differing.length, 'difference')} to ${base.name}` : 'Settings that differ among the runs';
   return make('section', {}, make('h2', {}, title),
     checkbox(`All ${all.length} settings`, state.all === '1', (on) => change({ all: on ? '1' : '' })),

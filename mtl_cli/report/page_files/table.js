@@ -47,7 +47,7 @@ function tableColumns() {
 function nameCell(run) {
   const link = make('a', { href: address({ view: 'runs', run: run.name }) }, breakable(run.name));
   const problem = run.problem ? make('div', { class: 'problem', title: run.problem }, shortened(run.problem, 160)) : null;
-  const sign = state.shown.has(run.index) && run.group_index !== null ? swatch(run.group_index, dashOf(run)) : null;
+  const sign = state.shown.has(run.index) && run.group_index !== null ? swatch(run.group_index, dashOf(run)) : make('span', { class: 'swatch' });
   return [make('div', { class: 'name' }, sign, link), problem];
 }
 
@@ -81,7 +81,8 @@ function tableView() {
   const body = make('tbody');
   const best = new Map(columns.filter((column) => column.best).map((column) => [column.key, bestOf(column)]));
   for (const run of runs) body.append(tableRow(run, columns, best));
-  const table = make('table', { class: 'grid', id: 'runs-table', 'aria-describedby': 'about-table' }, tableHead(columns, runs), body);
+  const longest = Math.max(...RUNS.map((run) => run.name.length));
+  const table = make('table', { class: 'grid', id: 'runs-table', style: { '--name': `${Math.round(0.84 * Math.min(longest, 64)) + 7}ch` }, 'aria-describedby': 'about-table' }, tableHead(columns, runs), body);
   const about = make('p', { class: 'note', id: 'about-table' }, aboutTable(runs));
   return [filterBar(), tickBar(runs), about, make('div', { class: 'scroll', tabIndex: 0, role: 'region', 'aria-label': 'Table of runs' }, table)];
 }

@@ -1,0 +1,1 @@
+"""Learning together against learning alone: which runs tell, what they say, and how sure it is."""

@@ -1,0 +1,253 @@
+"""From the overrides of a study to its runs: compose and check each configuration, settle how long each run is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mtl_cli.build import build_tasks, instantiate
+from mtl_cli.check_config import ConfigError, check_config
+from mtl_cli.errors import UserError
+from mtl_cli.studies.lengths import Reference, Splits, limited, matched_length, reference_run, stretched
+from mtl_cli.studies.plan import (
+    Kind,
+    RunKey,
+    StudyPlan,
+    TaskInfo,
+    needed_runs,
+    pair_name,
+    removed_tasks,
+    without_groups,
+)
+from mtl_cli.studies.settings import StudySettings, overrides_in
+from mtl_cli.sweeps import Job
+from mtl_cli.training.length import RunLength, run_length
+
+Compose = Callable[[Sequence[str]], dict[str, Any]]
+"""From overrides of `mtl train` to the plain configuration that they give."""
+
+Load = Callable[[dict[str, Any]], Splits]
+"""From a configuration to the training split of each task."""
+
+_COMPARED = ("sharing", "weighting", "sampler")
+_OF_NO_MATTER = ("loggers", "seed", "cache_dir", "debug", "allow_targets")
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A run but for its seed, its size and its length."""
+
+    overrides: tuple[str, ...]
+    config: dict[str, Any]
+
+
+def plan_study(settings: StudySettings, common: Sequence[str], compose: Compose, load: Load) -> StudyPlan:
+    """Return the runs of a study; every configuration is checked first, and all problems are told at once.
+
+    Args:
+        settings: of the study.
+        common: overrides of `mtl train` that all runs share.
+        compose: of configurations.
+        load: of data, called once, when all configurations are sound.
+
+    Raises:
+        UserError: configurations, sizes or data that cannot be used.
+    """
+    drafts, base, notes = _check_all(settings, common, compose)
+    splits = load(base)
+    tasks = {
+        name: TaskInfo(task.main_metric, task.higher_is_better(task.main_metric), splits[name].num_examples)
+        for name, task in build_tasks(base["tasks"]).items()
+    }
+    _check_sizes(settings, tasks)
+    return _Planner(settings, base, drafts, splits, tasks, notes).plan()
+
+
+def _check_all(
+    settings: StudySettings, common: Sequence[str], compose: Compose
+) -> tuple[dict[tuple[Kind, str], _Draft], dict[str, Any], list[str]]:
+    """Compose and check what all runs are made of; return drafts, the configuration of `common`, and notes."""
+    problems = [
+        f"seed: a study has its seeds in study.seeds (found {o})" for o in common if o.partition("=")[0] == "seed"
+    ]
+    base = compose(common)
+    allowed = base.get("allow_targets")
+    _collect(problems, "", lambda: check_config(base, allowed))
+    if problems:
+        raise ConfigError(problems)
+    names = list(base["tasks"])
+    if len(names) < 2:
+        problems.append(f"task: a study compares learning together with learning alone; found one task, {names[0]}")
+    if settings.low_resource_task is not None and settings.low_resource_task not in names:
+        problems.append(
+            f"study.low_resource_task: found {settings.low_resource_task!r}, allowed: a task of the study "
+            f"({', '.join(names)})"
+        )
+    if settings.pairs and len(names) < 2:
+        problems.append("study.pairs: needs two tasks or more")
+    drafts: dict[tuple[Kind, str], _Draft] = {}
+    notes: list[str] = []
+
+    def draft(kind: Kind, name: str, tasks: Sequence[str], overrides: Sequence[str], where: str) -> None:
+        def make() -> None:
+            removed = removed_tasks(compose(overrides), tasks) if len(tasks) < len(names) else []
+            config = compose([*overrides, *removed])
+            if list(config["tasks"]) != list(tasks):
+                raise UserError(f"trains {', '.join(config['tasks'])}, where the study is about {', '.join(tasks)}")
+            check_config(config, allowed)
+            drafts[kind, name] = _Draft((*overrides, *removed), config)
+
+        _collect(problems, where, make)
+
+    variants = settings.named_variants()
+    for name, own in variants.items():
+        draft("variant", name, names, [*common, *own], f"study.variants.{name}: " if own else "")
+        if ("variant", name) in drafts:
+            notes += _changes(name, base, drafts["variant", name].config)
+    alone = [*without_groups(common, ("sharing", "weighting")), *overrides_in(settings.single)]
+    for name in names:
+        draft("single", name, [name], alone, f"study.single, task {name}: ")
+    if settings.pairs:
+        together = [*common, *next(iter(variants.values()))]
+        for place, first in enumerate(names):
+            for second in names[place + 1 :]:
+                pair = pair_name((first, second))
+                draft("pair", pair, [first, second], together, f"study.pairs, {pair}: ")
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return drafts, base, notes
+
+
+def _collect(problems: list[str], where: str, check: Callable[[], None]) -> None:
+    """Add what a check raises to the problems, with the place in front."""
+    try:
+        check()
+    except ConfigError as error:
+        problems += [f"{where}{problem}" for problem in error.problems]
+    except UserError as error:
+        problems.append(f"{where}{error}")
+
+
+def _changes(name: str, base: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Say where a variant differs in more than how tasks are learnt together."""
+    others = [key for key in config if key not in (*_COMPARED, *_OF_NO_MATTER) and config[key] != base.get(key)]
+    if not others:
+        return []
+    return [
+        f"{name} also changes {', '.join(others)}: its difference to single-task training is not that of learning "
+        "together alone."
+    ]
+
+
+def _check_sizes(settings: StudySettings, tasks: Mapping[str, TaskInfo]) -> None:
+    of_sizes = tasks if settings.low_resource_task is None else [settings.low_resource_task]
+    problems = [
+        f"study.low_resource: found {size}, but the training split of {task} has {tasks[task].num_train:,} examples; "
+        "allowed are less than that, and `all`"
+        for size in settings.sizes
+        for task in of_sizes
+        if size >= tasks[task].num_train
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+class _Planner:
+    """Makes a job of each run that is needed."""
+
+    def __init__(
+        self,
+        settings: StudySettings,
+        base: dict[str, Any],
+        drafts: Mapping[tuple[Kind, str], _Draft],
+        splits: Splits,
+        tasks: dict[str, TaskInfo],
+        notes: list[str],
+    ) -> None:
+        self.settings, self.base, self.drafts, self.splits, self.tasks = settings, base, drafts, splits, tasks
+        self.notes = notes
+        self.trainer, self.sampler = instantiate(base["trainer"]), instantiate(base["sampler"])
+        self.seed = settings.seeds[0]
+        self._references: dict[tuple[int | None, int], Reference] = {}
+        self._lengths: dict[tuple[Kind, str, int | None, int], tuple[RunLength, RunLength]] = {}
+
+    def plan(self) -> StudyPlan:
+        runs: dict[RunKey, str] = {}
+        jobs: dict[str, Job] = {}
+        known: dict[str, str] = {}
+        steps: dict[str, int] = {}
+        for key in needed_runs(self.settings, list(self.tasks)):
+            draft = self.drafts[key.kind, key.name]
+            own, wanted = self._length(key)
+            extra = [*self._of_size(key, draft), *self._of_length(key, draft.config, own, wanted)]
+            same = json.dumps([draft.config | {"seed": key.seed}, extra], sort_keys=True, default=str)
+            name = known.setdefault(same, key.job_name)
+            runs[key] = name
+            if name not in jobs:
+                jobs[name] = Job(name=name, overrides=(*draft.overrides, *extra, f"seed={key.seed}"))
+                steps[name] = wanted.total_steps
+        if len(self.settings.seeds) == 1:
+            self.notes.append("There is one seed: no interval, and only the bootstrap over examples tests anything.")
+        return StudyPlan(
+            self.settings, self.tasks, self.settings.named_variants(), runs, tuple(jobs.values()), steps, self.notes
+        )
+
+    def _of_length(self, key: RunKey, config: Mapping[str, Any], own: RunLength, wanted: RunLength) -> list[str]:
+        """Return overrides that make a run so long, evaluated as many times over its course as the joint run."""
+        overrides = []
+        if own != wanted:
+            overrides = [f"trainer.max_steps={wanted.total_steps}", f"trainer.steps_per_epoch={wanted.steps_per_epoch}"]
+        every = config["trainer"].get("evaluate_every", "epoch")
+        joint = self._reference(None, key.seed).length.total_steps
+        as_joint = every == self.base["trainer"].get("evaluate_every")
+        if isinstance(every, int) and as_joint and wanted.total_steps != joint:
+            overrides.append(f"trainer.evaluate_every={max(1, round(every * wanted.total_steps / joint))}")
+        return overrides
+
+    def _of_size(self, key: RunKey, draft: _Draft) -> list[str]:
+        sizes = {task: size for task, size in self._sizes(key.size).items() if task in draft.config["tasks"]}
+        return [f"tasks.{task}.max_train_examples={size}" for task, size in sizes.items()]
+
+    def _sizes(self, size: int | None) -> dict[str, int]:
+        if size is None:
+            return {}
+        named = self.settings.low_resource_task
+        return dict.fromkeys(self.tasks if named is None else [named], size)
+
+    def _reference(self, size: int | None, seed: int) -> Reference:
+        """The joint run by the overrides that all runs share, on all examples or on fewer of them."""
+        if (size, seed) not in self._references:
+            least = 0
+            if size is not None:
+                least = min(self.settings.min_steps, self._reference(None, seed).length.total_steps)
+            splits = limited(self.splits, self._sizes(size))
+            self._references[size, seed] = reference_run(self.trainer, self.sampler, splits, seed, least)
+        return self._references[size, seed]
+
+    def _length(self, key: RunKey) -> tuple[RunLength, RunLength]:
+        """How long a run would be by its own configuration, and how long it should be."""
+        place = (key.kind, key.name, key.size, key.seed)
+        if place not in self._lengths:
+            self._lengths[place] = self._find_length(key)
+        return self._lengths[place]
+
+    def _find_length(self, key: RunKey) -> tuple[RunLength, RunLength]:
+        config = self.drafts[key.kind, key.name].config
+        trainer, sampler = instantiate(config["trainer"]), instantiate(config["sampler"])
+        cut = limited(self.splits, self._sizes(key.size))
+        splits = {name: cut[name] for name in config["tasks"]}
+        own = run_length(trainer, sampler, splits, key.seed)
+        if key.kind == "variant" and config["trainer"] != self.base["trainer"]:  # its own length is what it is about
+            return own, own if key.size is None else stretched(own, self._least_steps(key))
+        reference = self._reference(key.size, key.seed)
+        if key.kind == "variant" and config["sampler"] == self.base["sampler"]:
+            return own, reference.length
+        least = 0 if key.size is None else self._least_steps(key)
+        return own, matched_length(reference, sampler, splits, key.seed, self.settings.budget, least)
+
+    def _least_steps(self, key: RunKey) -> int:
+        """Runs on few examples are not shorter than `min_steps`, unless those on all examples are."""
+        full = RunKey(key.kind, key.name, None, key.seed)
+        return min(self.settings.min_steps, self._length(full)[1].total_steps)
