@@ -195,6 +195,31 @@ def _sync(arguments: list[str]) -> int:
     return _hydra("sync", folders_as_setting(words), job)
 
 
+def _search(arguments: list[str]) -> int:
+    from mtl_cli.launching import Words
+    from mtl_cli.search_space import plan_search, resuming, sort_overrides
+
+    words = Words.parse(arguments)
+    if words is None:  # --help, --cfg, ...
+        return _hydra("search", arguments, lambda config, folder, overrides: 0)
+    if value_of("search.resume", arguments):
+
+        def resume(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
+            from mtl_cli.commands.search import resume_search
+
+            return resume_search(*resuming(words, config["search"]))
+
+        return _hydra("search", [*arguments, "hydra.run.dir=."], resume)
+    found = sort_overrides(arguments, words)
+
+    def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
+        from mtl_cli.commands.search import search
+
+        return search(plan_search(words, found, config["search"], conf_dir(), folder), folder)
+
+    return _hydra("search", [*words.config_arguments, *found.fixed, *found.own], job)
+
+
 def _tasks(arguments: list[str]) -> int:
     from mtl_cli.listing import tasks_command
 
@@ -229,6 +254,11 @@ COMMANDS = {
     ),
     "sync": Command(
         "write finished runs into a dashboard that was not on at the time", "mtl sync multirun --to wandb", _sync
+    ),
+    "search": Command(
+        "search for the best values of settings",
+        "mtl search 'optimizer.lr=tag(log,interval(1e-5,1e-3))' sharing=hard,cross_stitch search.workers=2",
+        _search,
     ),
     "tasks": Command("list the tasks, encoders, strategies, ... that can be named", "mtl tasks encoder", _tasks),
 }

@@ -21,11 +21,13 @@ LAYERS = [
     {"evaluation", "tracking"},
     {"training"},
     {"report", "sweeps"},
+    {"search"},
     {"build", "check_config"},
     {"studies"},
     {"commands"},
     {"overrides", "listing", "plain_words"},
     {"launching"},
+    {"search_space"},
     {"cli", "__main__"},
 ]
 ALLOWED_WITHIN = {
@@ -36,7 +38,7 @@ ALLOWED_WITHIN = {
     ("plain_words", "overrides"),
     ("__main__", "cli"),
 }
-EDGE = {"build.py", "check_config.py", "cli.py", "launching.py", "overrides.py"}
+EDGE = {"build.py", "check_config.py", "cli.py", "launching.py", "overrides.py", "search_space.py"}
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 FILES = sorted(ROOT.rglob("*.py"))
 

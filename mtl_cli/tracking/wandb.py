@@ -271,7 +271,9 @@ def _run_id(folder: Path) -> str:
     file = folder / "wandb_id.txt"
     if file.exists():
         return file.read_text(encoding="utf-8").strip()
-    run_id = uuid.uuid4().hex[:12]
+    # The server of a W&B sweep has given the run its id, and W&B heeds no other.
+    of_sweep = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+    run_id = of_sweep or uuid.uuid4().hex[:12]
     write_text(file, run_id + "\n")
     return run_id
 

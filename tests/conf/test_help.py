@@ -27,6 +27,7 @@ def help_template(command: str, name: str) -> str:
         ("study", "mtl_study"),
         ("compare", "mtl_compare"),
         ("sync", "mtl_sync"),
+        ("search", "mtl_search"),
     ],
 )
 def test_help_is_made_of_what_hydra_fills_in(command: str, name: str) -> None:
@@ -53,6 +54,12 @@ def test_help_explains_exactly_the_settings_of_the_command(command: str, name: s
     explained = re.findall(r"^(\w+) {2,}\S", help_template(command, name), flags=re.MULTILINE)
     settings = OmegaConf.load(CONF / f"{command}.yaml")
     assert explained == [key for key in settings if key not in ("defaults", "hydra")]
+
+
+def test_help_explains_exactly_the_settings_of_a_search() -> None:
+    text = help_template("search", "mtl_search").split("== How")[1]
+    explained = re.findall(r"^(\w+) {2,}\S", text, flags=re.MULTILINE)
+    assert explained == list(OmegaConf.load(CONF / "search" / "default.yaml"))
 
 
 def test_the_help_of_studies_explains_exactly_what_stands_below_study() -> None:

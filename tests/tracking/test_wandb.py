@@ -271,6 +271,14 @@ def test_settings_reach_the_dashboard(fake, tmp_path):
     assert given["config"] == {"api_key": "***", "seed": 1}
 
 
+def test_a_run_of_a_wandb_sweep_has_the_id_that_the_sweep_gave_it(fake, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "e/p/s")
+    monkeypatch.setenv("WANDB_RUN_ID", "given")
+    started(tmp_path)
+    assert fake.runs[0].arguments["id"] == "given"
+    assert (tmp_path / "wandb_id.txt").read_text() == "given\n"
+
+
 def test_the_name_is_the_folders_where_none_is_set(fake, tmp_path):
     started(tmp_path)
     assert fake.runs[0].arguments["name"] == "r"
