@@ -1,0 +1,88 @@
+"""What a launcher calls for each job."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtl_cli.launching.composing import plain_config
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from mtl_cli.sweeps import Job
+
+RunHere = Callable[[dict[str, Any], Path, list[str]], int]
+"""Trains in this process: configuration, run folder, overrides -> exit code."""
+
+
+@dataclass
+class TrainJob:
+    """What a launcher calls for each job, in whatever process it starts: trains, or goes on training.
+
+    Attributes:
+        config_arguments: words for all jobs, see `Words`.
+        run_here: trains in the launcher's own process; None: in a process of the job's own.
+        num_slots: how many jobs go on at the same time on this machine; 0: the launcher sees to each job's share.
+        slots: folder of the places that they take turns in.
+        stop_file: once it is there, the jobs that go on are asked to stop, and no others begin; None: nobody asks.
+        total: number of jobs to say in headings.
+    """
+
+    config_arguments: list[str] = field(default_factory=list)
+    run_here: RunHere | None = None
+    num_slots: int = 0
+    slots: Path = Path()
+    stop_file: Path | None = None
+    total: int = 0
+
+    def __call__(self, config: DictConfig) -> str | None:
+        """Run the job that Hydra has composed; return what stopped it, where it failed."""
+        from hydra.core.hydra_config import HydraConfig
+
+        from mtl_cli.sweeps import Job
+
+        hydra_config = HydraConfig.get()
+        folder = Path(hydra_config.runtime.output_dir)
+        overrides = tuple(override.lstrip("+") for override in hydra_config.overrides.task)
+        job = Job(name=folder.name, overrides=overrides)
+        if self.run_here is None:
+            return self._in_its_own_process(job, folder)
+        return self._here(job, folder, config, self.run_here, hydra_config.job.num)
+
+    def _in_its_own_process(self, job: Job, folder: Path) -> str | None:
+        from mtl_cli.sweeps import environment_of_slot, run_job_process
+        from mtl_cli.sweeps.resources import free_slot, usable_cores, visible_gpus
+
+        def asked_to_stop() -> bool:
+            return self.stop_file is not None and self.stop_file.exists()
+
+        def run(share: Mapping[str, str]) -> str | None:
+            return run_job_process(
+                job, folder, config_arguments=self.config_arguments, environment=share, should_stop=asked_to_stop
+            ).error
+
+        if asked_to_stop():
+            return None
+        if self.stop_file is not None and threading.current_thread() is threading.main_thread():
+            # A terminal sends Ctrl-C to this process, too: the one that launched it decides what to do.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if not self.num_slots:
+            return run({})
+        with free_slot(self.slots, self.num_slots) as slot:
+            return run(environment_of_slot(slot, self.num_slots, cores=usable_cores(), gpus=visible_gpus()))
+
+    def _here(self, job: Job, folder: Path, config: DictConfig, run_here: RunHere, number: int) -> str | None:
+        from mtl_cli.sweeps import job_outcome
+
+        print(f"\njob {number + 1} of {self.total}: {job.name}", flush=True)
+        plain = plain_config(config)
+        if job_outcome(job, folder).can_be_resumed:
+            code = run_here({**plain, "resume": str(folder)}, folder, [f"resume={folder}"])
+        else:
+            code = run_here(plain, folder, list(job.overrides))
+        return None if code == 0 else job_outcome(job, folder).error or f"exit code {code}"
