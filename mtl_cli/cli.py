@@ -110,6 +110,9 @@ def _train(arguments: list[str]) -> int:
         code = sweep_command(arguments, conf_dir(), _train_here)
         if code is not None:
             return code
+    alone = [argument for argument in arguments if argument.startswith("sweep.")]
+    if alone:
+        raise UserError(f"{alone[0]}: is about many runs, and this is one; add -m")
     return _hydra("train", arguments, job)
 
 
@@ -199,6 +202,7 @@ def _search(arguments: list[str]) -> int:
     from mtl_cli.launching import Words
     from mtl_cli.search_space import plan_search, resuming, sort_overrides
 
+    arguments = texts_as_they_are(arguments, ["search.resume"])
     words = Words.parse(arguments)
     if words is None:  # --help, --cfg, ...
         return _hydra("search", arguments, lambda config, folder, overrides: 0)
@@ -312,14 +316,15 @@ def _main(arguments: list[str]) -> int:
 def _report(error: Exception, debug: bool) -> int:
     """Show what a user can mend as one message; show anything else with its traceback, as it is our own bug."""
     from mtl_cli.errors import UserError
+    from mtl_cli.tracking.masking import mask_text
 
     mendable = isinstance(error, UserError) or _is_hydras(error)
     if debug or not mendable:
         import traceback
 
-        traceback.print_exception(error)
+        print(mask_text("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     if mendable:
-        print(f"error: {error}", file=sys.stderr)
+        print(mask_text(f"error: {error}"), file=sys.stderr)
         return 2
     return 1
 

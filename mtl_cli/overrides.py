@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mtl_cli.quoting import quoted
+
 _ASSIGNMENT = re.compile(r"^(?P<key>[A-Za-z_][\w./@-]*)=(?P<value>.*)$", re.DOTALL)
 # Hydra's flags whose next word is their value.
 FLAGS_WITH_VALUE = {
@@ -158,8 +160,7 @@ def _in_hydras_grammar(value: Any) -> str:
         return "[" + ", ".join(map(_in_hydras_grammar, value)) + "]"
     if value is None or value == "null":
         return "null"
-    text = str(value).replace("\\'", "\\\\'").replace("'", "\\'")
-    return f"'{text}'"
+    return quoted(str(value))
 
 
 def explain_composition_error(

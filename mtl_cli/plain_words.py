@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from mtl_cli.overrides import FLAGS_WITH_VALUE
-
-
-def quoted(text: str) -> str:
-    """Return any text as a value that Hydra's grammar, and interpolation after it, give back unchanged."""
-    text = re.sub(r"(\\*)\$\{", lambda match: f"{match[1] * 2}\\${{", text)
-    text = re.sub(r"(\\*)'", lambda match: f"{match[1] * 2}\\'", text)
-    text = re.sub(r"\\+$", lambda match: match[0] * 2, text)
-    return f"'{text}'"
-
-
-def quoted_list(texts: Sequence[str]) -> str:
-    """Return texts as a list in Hydra's grammar."""
-    return f"[{','.join(map(quoted, texts))}]"
+from mtl_cli.quoting import quoted, quoted_list
 
 
 def folders_as_setting(arguments: Sequence[str], key: str = "runs") -> list[str]:

@@ -1,6 +1,12 @@
 """Sweeps as a user types them: which jobs there are, what is skipped, resumed, refused."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -9,8 +15,8 @@ from hydra import compose, initialize_config_dir
 from tiny_project import TINY
 
 from mtl_cli.cli import _main, conf_dir
-from mtl_cli.sweeps import SweepFolder
-from mtl_cli.tracking import RunFolder
+from mtl_cli.sweeps import Job, SweepFolder
+from mtl_cli.tracking import RunFolder, read_metrics
 
 LAUNCHERS = sorted(path.stem for path in (conf_dir() / "hydra/launcher").glob("*.yaml"))
 
@@ -104,6 +110,42 @@ def test_a_sweep_of_which_no_job_can_run_is_refused_with_all_of_its_errors(sweep
     assert not list(tmp_path.iterdir())
 
 
+def test_other_settings_that_all_jobs_share_are_refused_too(sweep, capsys):
+    assert sweep("seed=1,2", "hydra.sweep.dir=s") == 0
+    before = Path("s/sweep.json").read_text()
+    assert sweep("seed=1,2", "optimizer.lr=0.5", "hydra.sweep.dir=s", "sweep.skip_finished=true") == 2
+    assert "was started with another optimizer.lr" in capsys.readouterr().err
+    assert Path("s/sweep.json").read_text() == before
+
+
+def test_a_sweep_that_another_process_works_on_is_left_as_it_is(sweep, capsys):
+    folder = SweepFolder(Path("s").absolute(), (Job(name="seed=1", overrides=("seed=1",)),), ("seed=1",))
+    folder.path.mkdir()
+    folder.write()
+    before = (folder.path / "sweep.json").read_text()
+    with folder.alone():
+        assert _main(["train", "-m", "sweep.resume=s"]) == 2
+        assert "worked on by another process" in capsys.readouterr().err
+        assert (folder.path / "sweep.json").read_text() == before
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(sweep, capsys):
+    assert sweep("seed=1,2", "hydra.sweep.dir=s") == 0
+    running = RunFolder("s/seed=2")
+    results = running.read_results()
+    results.status = "running"
+    running.write_results(results)
+    with running.in_use():
+        assert _main(["train", "-m", "sweep.resume=s"]) == 1
+    assert "1 finished (1 of them before), 1 running" in capsys.readouterr().out
+    assert status("s") == {"seed=1": "finished", "seed=2": "running"}
+
+
+def test_settings_of_sweeps_need_a_sweep(capsys):
+    assert _main(["train", "sweep.skip_finished=true"]) == 2
+    assert "add -m" in capsys.readouterr().err
+
+
 def test_going_on_takes_no_other_settings(sweep, capsys):
     assert sweep("seed=1,2", "hydra.sweep.dir=s") == 0
     assert _main(["train", "-m", "sweep.resume=s", "seed=4"]) == 2
@@ -129,6 +171,10 @@ def test_values_to_sweep_over_can_stand_in_a_yaml(sweep, project, tmp_path):
     (folder / "seeds.yaml").write_text("# @package _global_\n# Two seeds\n" + yaml.safe_dump(params))
     assert sweep("experiment=seeds", "hydra.sweep.dir=s") == 0
     assert status("s") == {"seed=1": "finished", "seed=2": "finished"}
+    # What the command line says of the same setting counts instead.
+    assert sweep("experiment=seeds", "seed=4", "hydra.sweep.dir=t") == 0
+    assert len(status("t")) == 1
+    assert RunFolder(next(Path("t").glob("*/config.yaml")).parent).read_config()["seed"] == 4
 
 
 def test_a_folder_pattern_of_the_users_own_is_kept(sweep):
@@ -147,6 +193,70 @@ def test_parallel_jobs_run_in_processes_of_their_own_and_one_that_fails_stops_no
     assert (Path("s") / ".slots/1.lock").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_asks_isolated_runs_to_stop_and_the_table_says_what_was_done(project, tmp_path, number):
+    words = [
+        "hydra.sweep.dir=s",
+        "seed=1,2",
+        "sweep.isolate=true",
+        "trainer.max_steps=100000",
+        "trainer.log_every_steps=1",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "mtl_cli",
+        "train",
+        "-m",
+        "--config-dir",
+        str(project),
+        "task=[reviews]",
+        *TINY,
+        *words,
+    ]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        metrics = tmp_path / "s/seed=1/metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not read_metrics(metrics):
+            time.sleep(0.05)
+        process.send_signal(number)
+        shown = process.communicate(timeout=120)[0]
+    assert process.returncode == 128 + number
+    assert "stopping: the runs write a checkpoint each" in shown
+    assert "1 interrupted, 1 not started" in shown
+    assert status(tmp_path / "s") == {"seed=1": "interrupted", "seed=2": "not started"}
+    assert any((tmp_path / "s/seed=1/checkpoints").glob("step-*"))
+    assert not (tmp_path / "s/.stop").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the process by /proc")
+def test_a_job_that_its_queue_preempts_goes_on_from_its_checkpoint(sweep, tmp_path, capfd):
+    words = (
+        "hydra/launcher=queue",
+        "hydra.sweep.dir=s",
+        "seed=1",
+        "trainer.max_steps=150",
+        "trainer.log_every_steps=1",
+    )
+
+    def preempt():
+        metrics = Path("s/run/metrics.jsonl")
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and len(read_metrics(metrics)) < 3:
+            time.sleep(0.02)
+        found = subprocess.run(["pgrep", "-f", f"submitit.core._submit.*{tmp_path}"], capture_output=True, text=True)
+        os.kill(int(found.stdout.split()[0]), signal.SIGUSR2)
+
+    preempting = threading.Thread(target=preempt)
+    preempting.start()
+    assert sweep(*words) == 0
+    preempting.join()
+    assert status("s") == {"run": "finished"}
+    assert "resumed at step" in Path("s/run/log.txt").read_text()
+
+
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_every_launcher_composes(launcher):
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -156,5 +266,5 @@ def test_every_launcher_composes(launcher):
 
 def test_hydras_own_questions_are_answered_for_a_sweep_too(capsys):
     with pytest.raises(SystemExit):
-        _main(["train", "-m", "seed=1,2", "--help"])
+        _main(["train", "-m", "--help"])
     assert "mtl train trains one model" in capsys.readouterr().out

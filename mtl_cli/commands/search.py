@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import time
@@ -120,12 +121,12 @@ def _end(trials: list[Trial], plan: Plan, path: Path, codes: list[int], signal_n
         print(f"{len(failed)} of {len(trials)} trials failed; {failed[0].name}: {failed[0].error}")
     finished = any(trial.state == "finished" for trial in trials)
     left = max_trials(plan) - sum(trial.state != "unfinished" for trial in trials)
-    if left:
-        print(f"{left} trials are left; go on with: mtl search search.resume={path}")
+    if left > 0:
+        print(f"{left} trials are left; go on with: mtl search search.resume={shlex.quote(str(path))}")
     if finished:
         shown = [TRIALS_FILE, BEST_FILE, *([PAGE_FILE] if plan.settings.page else [])]
         print(f"results: {', '.join(str(path / name) for name in shown)}")
-        print(f"compare: mtl compare {path}")
+        print(f"compare: mtl compare {shlex.quote(str(path))}")
     print(path, flush=True)
     if signal_number is not None:
         return 128 + int(signal.Signals(signal_number))

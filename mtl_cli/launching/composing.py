@@ -81,13 +81,19 @@ def uses_another_sweeper(config: DictConfig) -> bool:
     return bool(config.hydra.sweeper._target_ != _BASIC_SWEEPER)
 
 
-def jobs_of(hydra: Hydra, config: DictConfig, overrides: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of each job: the product of all swept values, those of hydra.sweeper.params included."""
+def jobs_of(
+    hydra: Hydra, config: DictConfig, overrides: Sequence[str], groups: dict[str, list[str]]
+) -> list[list[str]]:
+    """Return the overrides of each job: the product of all swept values.
+
+    Those of hydra.sweeper.params are included; what the command line says of the same setting counts instead.
+    """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     params = config.hydra.sweeper.get("params") or {}
-    words = [*(f"{key}={value}" for key, value in params.items()), *overrides]
+    # With the same prefix as those of the command line, by which the sweeper tells settings apart.
+    words = [*force_values([f"{key}={value}" for key, value in params.items()], groups), *overrides]
     words = [word for word in words if not word.lstrip("+~").startswith(("hydra.", "hydra/"))]
     parsed = OverridesParser.create(config_loader=hydra.config_loader).parse_overrides(words)
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)

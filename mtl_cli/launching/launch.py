@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -14,15 +15,25 @@ from typing import TYPE_CHECKING, Any
 from mtl_cli.launching.composing import Words, check_jobs, compose_multirun, hydra_session
 from mtl_cli.launching.train_job import RunHere, TrainJob
 from mtl_cli.overrides import force_values, groups_in, value_of
+from mtl_cli.quoting import quoted
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
+    from hydra.core.utils import JobReturn
     from hydra.plugins.launcher import Launcher
     from omegaconf import DictConfig
 
     from mtl_cli.sweeps import Job, JobOutcome, Launch, SweepFolder
 
 _BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+
+
+@dataclass(frozen=True)
+class Launched:
+    """Where all jobs of a sweep stand after a launch, and the signal that ended it early, if one did."""
+
+    outcomes: list[JobOutcome]
+    interrupted: KeyboardInterrupt | None = None
 
 
 def launch_jobs(
@@ -32,11 +43,13 @@ def launch_jobs(
     *,
     run_here: RunHere | None = None,
     isolate: bool | None = None,
-) -> list[JobOutcome]:
-    """Run all jobs of a sweep that are not finished, and say where each of them stands.
+) -> Launched:
+    """Write sweep.json, run all jobs that are not finished, and say where each of them stands.
+
+    Jobs that another process trains at the moment are left to it.
 
     Args:
-        sweep: written down already; finished jobs are passed over, unfinished ones go on from their checkpoints.
+        sweep: finished jobs are passed over, unfinished ones go on from their checkpoints.
         words: whatever else stands on the command line: the launcher and its settings, the user's configuration.
         conf_dir: the shipped configuration.
         run_here: trains in this process, for launchers that do one job after the other.
@@ -44,16 +57,24 @@ def launch_jobs(
 
     Raises:
         ConfigError: no job's configuration is sound.
-        Interrupted: after a signal, once the runs that were going on have written their checkpoints.
+        UserError: another process works on the sweep.
     """
     from mtl_cli.sweeps.progress import JobWatch
+    from mtl_cli.sweeps.resources import visible_gpus
+    from mtl_cli.tracking.run_folder import RunFolder
 
     groups = groups_in([conf_dir, *([words.config_dir] if words.config_dir else [])])
-    before = sweep.outcomes()
-    todo = [outcome.job for outcome in before if outcome.status != "finished"]
     errors: dict[str, str] = {}
+    interrupted: KeyboardInterrupt | None = None
     with sweep.alone(), hydra_session(conf_dir, words.config_dir) as hydra:
-        overrides = [*force_values(words.overrides, groups), f"hydra.sweep.dir={_quoted(sweep.path.resolve())}"]
+        sweep.write()
+        before = sweep.outcomes()
+        todo = [
+            outcome.job
+            for outcome in before
+            if outcome.status != "finished" and not RunFolder(outcome.folder).is_in_use()
+        ]
+        overrides = [*force_values(words.overrides, groups), f"hydra.sweep.dir={quoted(str(sweep.path.resolve()))}"]
         config = compose_multirun(hydra, words.config_name or "train", overrides)
         errors |= check_jobs(hydra, config, todo, groups)
         todo = [job for job in todo if job.name not in errors]
@@ -66,20 +87,24 @@ def launch_jobs(
             run_here=run_here,
             num_slots=num_slots,
             slots=sweep.path.resolve() / ".slots",
+            gpus=visible_gpus() if run_here is None else [],
             # Jobs of a cluster's queue go on when whoever waits for them is stopped.
             stop_file=sweep.stop_file.resolve() if num_slots and run_here is None else None,
             total=len(todo),
         )
-        with JobWatch(sweep, errors, announce=run_here is None) as watch, _stopping(task.stop_file):
+        with JobWatch(sweep, errors, announce=run_here is None) as watch:
             try:
-                if todo:
-                    watch.begin(todo)
-                    errors |= _launch(hydra, config, task, todo, groups)
-            except KeyboardInterrupt:
-                watch.wait_for_running()
-                raise
+                with _stopping(task.stop_file):
+                    if todo:
+                        watch.begin(todo)
+                        _launch(hydra, config, task, sweep, todo, groups, errors)
+            except KeyboardInterrupt as signal_:
+                interrupted = signal_
+                if task.stop_file is not None:
+                    watch.wait_for_running()
     finished = {outcome.job.name for outcome in before if outcome.status == "finished"}
-    return [replace(outcome, skipped=outcome.job.name in finished) for outcome in sweep.outcomes(errors)]
+    outcomes = [replace(outcome, skipped=outcome.job.name in finished) for outcome in sweep.outcomes(errors)]
+    return Launched(outcomes, interrupted)
 
 
 def launcher_of(kind: str, arguments: Sequence[str], conf_dir: Path, run_here: RunHere) -> Launch:
@@ -111,9 +136,11 @@ def launcher_of(kind: str, arguments: Sequence[str], conf_dir: Path, run_here: R
             if value_of(f"{kind}.resume", arguments):
                 command = before.command
         sweep = SweepFolder(folder, tuple(jobs), command, kind=kind)
-        sweep.write()
         words = Words([word for word in words.overrides if _is_about_launching(word)], words.config_dir)
-        return launch_jobs(sweep, words, conf_dir, run_here=run_here)
+        launched = launch_jobs(sweep, words, conf_dir, run_here=run_here)
+        if launched.interrupted is not None:
+            raise launched.interrupted
+        return launched.outcomes
 
     return launch
 
@@ -123,12 +150,17 @@ def _is_about_launching(word: str) -> bool:
 
 
 def _launch(
-    hydra: Hydra, config: DictConfig, task: TrainJob, jobs: Sequence[Job], groups: dict[str, list[str]]
-) -> dict[str, str]:
-    """Hand jobs to the launcher, in batches where hydra.sweeper.max_batch_size says so; return errors by job's name."""
+    hydra: Hydra,
+    config: DictConfig,
+    task: TrainJob,
+    sweep: SweepFolder,
+    jobs: Sequence[Job],
+    groups: dict[str, list[str]],
+    errors: dict[str, str],
+) -> None:
+    """Hand jobs to the launcher, in batches where hydra.sweeper.max_batch_size says so; add errors by job's name."""
     from hydra._internal.callbacks import Callbacks
     from hydra.core.plugins import Plugins
-    from hydra.core.utils import JobReturn, JobStatus
     from hydra.types import HydraContext
 
     callbacks = Callbacks(config)
@@ -139,26 +171,41 @@ def _launch(
         config=config,
     )
     size = config.hydra.sweeper.get("max_batch_size") or len(jobs)
-    errors: dict[str, str] = {}
     for begin in range(0, len(jobs), size):
         batch = jobs[begin : begin + size]
         words = [
-            [*force_values(list(job.overrides), groups), f"hydra.sweep.subdir={_quoted(job.name)}"] for job in batch
+            [*force_values(list(job.overrides), groups), f"hydra.sweep.subdir={quoted(job.name)}"] for job in batch
         ]
         try:
             returned: Sequence[JobReturn] = launcher.launch(words, initial_job_idx=begin)
-        except Exception as error:  # of the launcher: a worker that was killed, a queue that refuses
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            errors |= {job.name: f"{type(launcher).__name__}: {reason}" for job in batch}
+        except Exception as error:  # of the launcher: a worker that was killed, a job that the queue has lost
+            errors |= _errors_of_lost_jobs(sweep, batch, type(launcher).__name__, error)
             continue
         for job, found in zip(batch, returned, strict=True):
-            if found.status == JobStatus.FAILED:
-                problem: Any = found._return_value
-                errors[job.name] = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-            elif found.return_value is not None:
-                errors[job.name] = str(found.return_value)
+            if (problem := _problem_of(found)) is not None:
+                errors[job.name] = problem
     callbacks.on_multirun_end(config=config, config_name=config.hydra.job.config_name)
-    return errors
+
+
+def _problem_of(returned: JobReturn) -> str | None:
+    from hydra.core.utils import JobStatus
+
+    if returned.status != JobStatus.FAILED:
+        return None if returned.return_value is None else str(returned.return_value)
+    problem: Any = returned._return_value
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+
+
+def _errors_of_lost_jobs(sweep: SweepFolder, batch: Sequence[Job], launcher: str, error: Exception) -> dict[str, str]:
+    """Say which jobs a launcher that gave up has left without an end; those that still train are waited for."""
+    from mtl_cli.sweeps import job_outcome
+    from mtl_cli.tracking.run_folder import RunFolder
+
+    while any(RunFolder(sweep.folder_of(job)).is_in_use() for job in batch):
+        time.sleep(1.0)
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lost = [job for job in batch if job_outcome(job, sweep.folder_of(job)).status in ("running", "not started")]
+    return {job.name: f"{launcher} lost a job ({reason}); this one may still wait in the queue" for job in lost}
 
 
 def _num_slots(launcher: Mapping[str, Any], num_jobs: int) -> int:
@@ -206,9 +253,3 @@ def _stopping(stop_file: Path | None) -> Iterator[None]:
             signal.signal(number, handler)
         if stop_file is not None:
             stop_file.unlink(missing_ok=True)
-
-
-def _quoted(value: object) -> str:
-    from mtl_cli.sweeps.process import quoted
-
-    return quoted(str(value))

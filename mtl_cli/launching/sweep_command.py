@@ -29,6 +29,7 @@ def sweep_command(arguments: list[str], conf_dir: Path, run_here: RunHere) -> in
     """
     from rich.console import Console
 
+    from mtl_cli.check_config import ConfigError
     from mtl_cli.sweeps.progress import closing_lines, exit_code, outcome_table
 
     words = Words.parse(arguments)
@@ -43,18 +44,16 @@ def sweep_command(arguments: list[str], conf_dir: Path, run_here: RunHere) -> in
         if planned is None:
             return None
         sweep, settings = planned
-        sweep.write()
-    interrupted: KeyboardInterrupt | None = None
+    is_new = not (sweep.path / "sweep.json").exists()
     try:
-        outcomes = launch_jobs(sweep, words, conf_dir, run_here=run_here, isolate=settings.isolate)
-    except KeyboardInterrupt as signal_:
-        interrupted, outcomes = signal_, sweep.outcomes()
-    except UserError:
-        _remove_if_nothing_ran(sweep)
+        launched = launch_jobs(sweep, words, conf_dir, run_here=run_here, isolate=settings.isolate)
+    except ConfigError:
+        if is_new:
+            _remove_if_nothing_ran(sweep)
         raise
-    Console().print(outcome_table(outcomes))
-    print("\n".join(closing_lines(sweep, outcomes)), flush=True)
-    return exit_code(outcomes, interrupted)
+    Console().print(outcome_table(launched.outcomes))
+    print("\n".join(closing_lines(sweep, launched.outcomes)), flush=True)
+    return exit_code(launched.outcomes, launched.interrupted)
 
 
 def _plan(words: Words, conf_dir: Path) -> tuple[SweepFolder, SweepSettings] | None:
@@ -69,7 +68,7 @@ def _plan(words: Words, conf_dir: Path) -> tuple[SweepFolder, SweepSettings] | N
         if uses_another_sweeper(config):
             return None
         settings = _settings(config)
-        found = [[word.lstrip("+") for word in job] for job in jobs_of(hydra, config, overrides)]
+        found = [[word.lstrip("+") for word in job] for job in jobs_of(hydra, config, overrides, groups)]
         found = [[word for word in job if not word.startswith("sweep.")] for job in found]
         path = Path(str(config.hydra.sweep.dir))
         names = _names(hydra, config, found, groups)
@@ -127,6 +126,7 @@ def _names(hydra: Hydra, config: DictConfig, jobs: Sequence[list[str]], groups: 
 def _refuse_other_jobs(sweep: SweepFolder, settings: SweepSettings) -> None:
     """Of a folder that holds a sweep already, go on only with the same jobs, and only if asked to."""
     from mtl_cli.sweeps import SweepFolder
+    from mtl_cli.tracking.masking import mask_argument
 
     there = SweepFolder.read(sweep.path)
     if not settings.skip_finished:
@@ -134,11 +134,22 @@ def _refuse_other_jobs(sweep: SweepFolder, settings: SweepSettings) -> None:
             f"hydra.sweep.dir: {sweep.path} holds a sweep already. Go on with it by sweep.resume={sweep.path}, or "
             "choose another folder."
         )
-    other = {job.name for job in there.jobs} ^ {job.name for job in sweep.jobs}
-    if not {job.name for job in there.jobs} <= {job.name for job in sweep.jobs}:
+    before, now = ({job.name: job for job in of.jobs} for of in (there, sweep))
+    gone = [name for name in before if name not in now]
+    if gone:
         raise UserError(
-            f"sweep.skip_finished: the sweep in {sweep.path} has other jobs ({', '.join(sorted(other)[:3])}, ...). "
-            "Give all of its values and any new ones, or choose another hydra.sweep.dir."
+            f"sweep.skip_finished: the sweep in {sweep.path} has other jobs ({', '.join(gone[:3])}, ...). Give "
+            "all of its values and any new ones, or choose another hydra.sweep.dir."
+        )
+    differing = {
+        word.partition("=")[0]
+        for name, job in before.items()
+        for word in set(job.overrides) ^ {mask_argument(word) for word in now[name].overrides}
+    }
+    if differing:
+        raise UserError(
+            f"sweep.skip_finished: the sweep in {sweep.path} was started with another {', '.join(sorted(differing))}. "
+            "Give the same values, or choose another hydra.sweep.dir."
         )
 
 

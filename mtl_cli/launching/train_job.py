@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -29,16 +30,20 @@ class TrainJob:
         run_here: trains in the launcher's own process; None: in a process of the job's own.
         num_slots: how many jobs go on at the same time on this machine; 0: the launcher sees to each job's share.
         slots: folder of the places that they take turns in.
+        gpus: those that the jobs share, seen by the launching process; a launcher may hide them from its workers.
         stop_file: once it is there, the jobs that go on are asked to stop, and no others begin; None: nobody asks.
         total: number of jobs to say in headings.
+        launching_process: its process id.
     """
 
     config_arguments: list[str] = field(default_factory=list)
     run_here: RunHere | None = None
     num_slots: int = 0
     slots: Path = Path()
+    gpus: list[str] = field(default_factory=list)
     stop_file: Path | None = None
     total: int = 0
+    launching_process: int = field(default_factory=os.getpid)
 
     def __call__(self, config: DictConfig) -> str | None:
         """Run the job that Hydra has composed; return what stopped it, where it failed."""
@@ -56,7 +61,7 @@ class TrainJob:
 
     def _in_its_own_process(self, job: Job, folder: Path) -> str | None:
         from mtl_cli.sweeps import environment_of_slot, run_job_process
-        from mtl_cli.sweeps.resources import free_slot, usable_cores, visible_gpus
+        from mtl_cli.sweeps.resources import free_slot, usable_cores
 
         def asked_to_stop() -> bool:
             return self.stop_file is not None and self.stop_file.exists()
@@ -68,13 +73,14 @@ class TrainJob:
 
         if asked_to_stop():
             return None
-        if self.stop_file is not None and threading.current_thread() is threading.main_thread():
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if self.stop_file is not None and in_main_thread and os.getpid() != self.launching_process:
             # A terminal sends Ctrl-C to this process, too: the one that launched it decides what to do.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         if not self.num_slots:
             return run({})
         with free_slot(self.slots, self.num_slots) as slot:
-            return run(environment_of_slot(slot, self.num_slots, cores=usable_cores(), gpus=visible_gpus()))
+            return run(environment_of_slot(slot, self.num_slots, cores=usable_cores(), gpus=self.gpus))
 
     def _here(self, job: Job, folder: Path, config: DictConfig, run_here: RunHere, number: int) -> str | None:
         from mtl_cli.sweeps import job_outcome

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +119,3 @@ class SearchFolder:
 def trial_name(number: int) -> str:
     """The name of a trial and of its folder, counted from 0 as Optuna does."""
     return f"trial-{number:03d}"
-
-
-def with_changes(plan: Plan, changes: Mapping[str, Any]) -> Plan:
-    """Return the plan with other settings, such as more trials."""
-    return replace(plan, settings=replace(plan.settings, **changes))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mtl_cli.errors import UserError
 from mtl_cli.tracking.run_folder import RunFolder
@@ -25,10 +25,6 @@ class Job:
 
     name: str
     overrides: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what sweep.json holds."""
-        return {"name": self.name, "overrides": list(self.overrides)}
 
 
 @dataclass(frozen=True, kw_only=True)

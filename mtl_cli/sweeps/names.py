@@ -6,6 +6,8 @@ import hashlib
 import re
 from collections.abc import Sequence
 
+from mtl_cli.tracking.masking import is_secret_name
+
 _LONGEST = 120
 _UNSAFE = re.compile(r"[^\w.+=,@-]+")
 
@@ -15,13 +17,13 @@ def job_names(jobs: Sequence[Sequence[str]]) -> list[str]:
 
     Of a key the last part stays where that is clear (`lr` of `optimizer.lr`), lists are joined by `+`, and of an
     option in a sub-folder the last part stays (`glue/rte` is `rte`) where that is clear. What a file name should not
-    hold becomes a dash, long names end in a hash, and a name that comes twice gets a number.
+    hold becomes a dash, long names end in a hash, and a name that comes twice gets a number. Secrets are left out.
 
     Args:
         jobs: the overrides of each job, `key=value`.
     """
     assigned = [dict(_parts(override) for override in job) for job in jobs]
-    keys = list(dict.fromkeys(key for job in assigned for key in job))
+    keys = list(dict.fromkeys(key for job in assigned for key in job if not is_secret_name(key)))
     differing = [key for key in keys if len({job.get(key) for job in assigned}) > 1]
     if not differing:
         # One job, or jobs that are all the same: what was asked for says most.

@@ -7,10 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from types import FrameType
+from typing import IO, Any
 
+from mtl_cli.quoting import quoted
 from mtl_cli.stopping import STOPS_WITH_PARENT
 from mtl_cli.sweeps.job import Job, JobOutcome, job_outcome
 from mtl_cli.tracking.run_folder import RunFolder
@@ -31,7 +34,9 @@ def run_job_process(
     """Run `mtl train` for one job in a process of its own and wait for it.
 
     A folder that holds an unfinished run is resumed, a finished one is not run again. Whatever ends the wait early (an
-    exception, Ctrl-C, a signal's handler) asks the process to stop first: training writes a checkpoint and ends.
+    exception, Ctrl-C, a signal's handler) asks the process to stop first: training writes a checkpoint and ends. So do
+    the signals by which a cluster warns (SIGUSR1, SIGUSR2): whoever handles them, and sends the job back into the
+    queue, hears of them once the checkpoint is written.
 
     Args:
         job: what to train.
@@ -46,23 +51,60 @@ def run_job_process(
     if before.status == "finished":
         return before
     if before.can_be_resumed:
-        arguments = [f"resume={quoted(str(folder))}"]
+        # A run's own configuration may not allow what it runs: that is said on the command line, each time.
+        allowed = [override for override in job.overrides if override.startswith("allow_targets=")]
+        arguments = [f"resume={quoted(str(folder))}", *allowed]
     else:
         arguments = [*config_arguments, *job.overrides, f"hydra.run.dir={quoted(str(folder))}"]
     console = folder / _CONSOLE if console is None else console
     console.parent.mkdir(parents=True, exist_ok=True)
     written_before = console.stat().st_size if console.exists() else 0
-    with console.open("ab") as stream, _started(arguments, environment, stream) as process:
+    with (
+        console.open("ab") as stream,
+        _started(arguments, environment, stream) as process,
+        _warnings_received() as received,
+    ):
         while process.poll() is None:
             if should_stop is not None and should_stop():
                 _ask_to_stop(process)
                 should_stop = None
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(poll_seconds)
+            if received:
+                _ask_to_stop(process)
+                process.wait()
+                number, handler = received.pop()
+                handler(number, None)
     error = _error_of(process.returncode, console, written_before)
     if error is not None:
         _write_down(error, folder)
     return job_outcome(job, folder, error)
+
+
+_Handler = Callable[[int, FrameType | None], Any]
+
+
+@contextlib.contextmanager
+def _warnings_received() -> Iterator[list[tuple[int, _Handler]]]:
+    """Keep the signals by which a cluster warns, with the handlers that wait for them, until they are asked for."""
+    received: list[tuple[int, _Handler]] = []
+    former: dict[int, _Handler] = {}
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append((number, former[number]))
+
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGUSR1", "SIGUSR2"):
+            number = getattr(signal, name, None)
+            handler = signal.getsignal(number) if number is not None else None
+            if number is not None and callable(handler):
+                former[number] = handler
+                signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -120,9 +162,3 @@ def _error_of(code: int, console: Path, written_before: int) -> str | None:
         hint = ": out of memory?" if name == "SIGKILL" else ""
         return f"killed by {name}{hint}"
     return f"exit code {code}" + (f": {said[-1]}" if said else "")
-
-
-def quoted(value: str) -> str:
-    """Quote a value so that Hydra's grammar takes it for one string."""
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

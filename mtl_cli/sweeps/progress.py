@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from collections import Counter
@@ -133,9 +134,9 @@ def closing_lines(sweep: SweepFolder, outcomes: Sequence[JobOutcome]) -> list[st
     for error, names in failed.items():
         lines += [f"failed: {'; '.join(names)}", f"  {mask_text(error)}"]
     if counts["finished"] < len(outcomes):
-        lines.append(f"go on with: mtl train -m sweep.resume={sweep.path}")
+        lines.append(f"go on with: mtl train -m sweep.resume={shlex.quote(str(sweep.path))}")
     if counts["finished"]:
-        lines.append(f"compare:    mtl compare {sweep.path}")
+        lines.append(f"compare:    mtl compare {shlex.quote(str(sweep.path))}")
     lines.append(str(sweep.path))
     return lines
 

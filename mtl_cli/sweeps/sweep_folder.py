@@ -125,13 +125,18 @@ def sweep_name(path: Path) -> str:
 
 
 def group_of_run(folder: Path) -> str | None:
-    """Name the sweep whose folder a run folder lies in; None for a run of its own."""
-    if not (folder.parent / _FILE).is_file():
-        return None
-    try:
-        return SweepFolder.read(folder.parent).name
-    except UserError:
-        return None
+    """Name the sweep whose folder a run folder lies in, some levels deep; None for a run of its own."""
+    folder = folder.absolute()
+    for parent in folder.parents[:3]:
+        if (parent / _FILE).is_file():
+            try:
+                sweep = SweepFolder.read(parent)
+            except UserError:
+                return None
+            # Studies and searches add jobs as they go; of a folder further up only the jobs that it names are its own.
+            if parent == folder.parent or any(parent / job.name == folder for job in sweep.jobs):
+                return sweep.name
+    return None
 
 
 def find_same_command(parents: Sequence[Path], command: Sequence[str]) -> Path | None:

@@ -20,6 +20,9 @@ FORMAT_VERSION = 1
 """Raised when a reader of the previous format would go wrong. Recorded in environment.json."""
 
 
+_LOCK_SECONDS = 1.0  # whoever only looks whether a folder is in use holds its lock for a moment
+
+
 class RunFolder:
     """Paths and files of one run.
 
@@ -85,7 +88,7 @@ class RunFolder:
         """
         lock = FileLock(self._lock_file)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=_LOCK_SECONDS)
         except Timeout:
             raise UserError(
                 f"Another process trains the run in {self.path}. Wait until it ends, or stop it first."
@@ -102,11 +105,15 @@ class RunFolder:
         """Whether a process trains in this folder at the moment."""
         if not self._lock_file.exists():
             return False
+        lock = FileLock(self._lock_file)
         try:
-            with self.in_use():
-                return False
-        except UserError:
+            lock.acquire(timeout=0)
+        except Timeout:
             return True
+        except NotImplementedError:
+            return False
+        lock.release()
+        return False
 
     def predictions_file(self, task: str, split: str) -> Path:
         """predictions/<task>.<split>.jsonl."""

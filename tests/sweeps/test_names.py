@@ -51,3 +51,8 @@ def test_names_that_come_twice_get_a_number_whatever_their_case():
 def test_long_names_differ_where_the_jobs_do():
     first, second = job_names([[f"key={'x' * 300}1"], [f"key={'x' * 300}2"]])
     assert first != second
+
+
+def test_secrets_are_no_part_of_a_name():
+    assert job_names([["x.api_key=one", "seed=1"], ["x.api_key=two", "seed=2"]]) == ["seed=1", "seed=2"]
+    assert job_names([["x.api_key=one", "seed=1"]]) == ["seed=1"]

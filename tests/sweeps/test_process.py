@@ -12,7 +12,7 @@ import pytest
 from tiny_project import TINY
 
 from mtl_cli.sweeps import Job, run_job_process
-from mtl_cli.tracking import RunFolder, read_metrics, without_clock
+from mtl_cli.tracking import Results, RunFolder, read_metrics, without_clock
 
 
 def tiny_job(conf, *overrides, name="job"):
@@ -95,6 +95,44 @@ def test_a_job_stops_with_a_checkpoint_when_whoever_started_it_is_killed(project
         time.sleep(0.05)
     assert folder.read_results().status == "interrupted"
     assert any(folder.checkpoints_folder.glob("step-*"))
+
+
+def test_a_signal_that_somebody_waits_for_is_passed_on_once_the_checkpoint_is_written(project, tmp_path):
+    job, words = tiny_job(project, *LONG)
+    folder = RunFolder(tmp_path / "run")
+    heard = []
+    former = signal.signal(signal.SIGUSR2, lambda number, frame: heard.append((number, folder.read_results().status)))
+    try:
+
+        def warn():
+            child_of(folder.path)
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+        warner = threading.Thread(target=warn)
+        warner.start()
+        outcome = run_job_process(job, folder.path, config_arguments=words)
+        warner.join()
+    finally:
+        signal.signal(signal.SIGUSR2, former)
+    assert heard == [(signal.SIGUSR2, "interrupted")]
+    assert outcome.status == "interrupted"
+    assert any(folder.checkpoints_folder.glob("step-*"))
+
+
+def test_a_run_that_needs_a_package_of_the_users_own_is_allowed_it_again_when_it_goes_on(tmp_path, monkeypatch):
+    commands = []
+
+    def started(arguments, environment, console):
+        commands.append(list(arguments))
+        raise FileNotFoundError
+
+    monkeypatch.setattr("mtl_cli.sweeps.process._started", started)
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_results(Results(status="interrupted"))
+    job = Job(name="job", overrides=("seed=1", "allow_targets=[mine]"))
+    with pytest.raises(FileNotFoundError):
+        run_job_process(job, folder.path)
+    assert commands == [[f"resume='{folder.path}'", "allow_targets=[mine]"]]
 
 
 def test_a_run_is_not_trained_by_two_processes_at_once(project, tmp_path):

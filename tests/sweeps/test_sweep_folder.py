@@ -95,6 +95,10 @@ def test_a_run_knows_the_sweep_that_it_is_of(tmp_path):
     SweepFolder(tmp_path / "s", JOBS, name="lr").write()
     assert group_of_run(tmp_path / "s" / "seed=0") == "lr"
     assert group_of_run(tmp_path / "alone") is None
+    nested = Job(name="hard/1", overrides=())
+    SweepFolder(tmp_path / "n", (nested,), name="deep").write()
+    assert group_of_run(tmp_path / "n" / "hard" / "1") == "deep"
+    assert group_of_run(tmp_path / "n" / "hard" / "2") is None
     (tmp_path / "s" / "sweep.json").write_text("{")
     assert group_of_run(tmp_path / "s" / "seed=0") is None
 
