@@ -142,6 +142,20 @@ def test_averages_over_seeds(runs):
     assert labels(compared(runs, group_by=["sharing", "pooling"]))[:3] == ["sharing", "pooling", "n"]
 
 
+def test_averages_leave_no_run_out_of_the_page(runs):
+    comparison = compared(runs, mean=True)
+    assert [run.name for run in comparison.runs] == ["stitch2", "stitch1", "hard1", "hard2", "failed", "torn"]
+    assert [run.name for run in compared(runs, mean=True, where="sharing=hard").runs] == ["hard1", "hard2"]
+
+
+def test_a_setting_beyond_the_largest_float_is_sorted_and_shown(tmp_path):
+    for name, size in (("small", -(10**400)), ("large", 10**400), ("middle", 3)):
+        write(tmp_path / name, config=CONFIG | {"size": size})
+    comparison = compared(read_runs([tmp_path]), sort="size")
+    assert names(comparison) == [["small"], ["middle"], ["large"]]
+    assert "1000000" in as_markdown(comparison)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
