@@ -87,6 +87,15 @@ def test_what_another_program_reads_stands_alone_on_standard_output(folder, caps
     assert (folder / "page.html").exists()
 
 
+def test_jobs_that_have_not_begun_are_told_with_their_study_and_do_nothing_to_the_terminal(folder, capsys):
+    jobs = [{"name": "sharing=hard,seed=1"}, {"name": "a\x1b[2J"}]
+    record = {"kind": "study", "name": "strategies", "jobs": jobs}
+    (folder / "multirun" / "sweep.json").write_text(json.dumps(record))
+    assert _main(["compare", "html=null"]) == 0
+    told = "study strategies (multirun): 1 of 2 jobs have not begun (a\N{REPLACEMENT CHARACTER}[2J)\n"
+    assert told in capsys.readouterr().out
+
+
 def test_a_file_is_written_whole_and_its_path_printed(folder, capsys):
     assert _main(["compare", "multirun", "output=out/table.txt"]) == 0
     assert capsys.readouterr().out == "out/table.txt\n"

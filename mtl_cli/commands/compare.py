@@ -185,7 +185,7 @@ def _show(console: Console, comparison: Comparison, runs: Sequence[RunRecord]) -
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    notes = [*comparison.notes, *jobs_not_begun(comparison.runs)]
+    notes = [*comparison.notes, *map(printable, jobs_not_begun(comparison.runs))]
     if comparison.num_left_out:
         number, shown = comparison.num_left_out, len(comparison.rows)
         rows = "rows are" if number > 1 else "row is"

@@ -47,7 +47,7 @@ def _refuse_mixtures(runs: Sequence[RunRecord], fixed: Sequence[Sequence[RunReco
         if len(parts) > 1:
             mixed = [run for part in parts for run in part]
             others = [key for key in differing_settings(mixed) if key != SEED]
-            common = ", ".join(f"{key}={setting_text(key, mixed[0].settings.get(key))}" for key in group_by)
+            common = ", ".join(f"{key}={setting_text(mixed[0].settings.get(key))}" for key in group_by)
             problems.append(
                 f"the {len(mixed)} runs with {common or 'nothing in common'} differ in {_spelt(mixed, others)}"
             )
@@ -64,6 +64,6 @@ def _spelt(runs: Sequence[RunRecord], keys: Sequence[str]) -> str:
     """Keys with some of their values."""
     spelt = []
     for key in keys:
-        values = list(dict.fromkeys(setting_text(key, run.settings.get(key)) for run in runs))
+        values = list(dict.fromkeys(setting_text(run.settings.get(key)) for run in runs))
         spelt.append(f"{key} ({', '.join(values[:4])}{', ...' * (len(values) > 4)})")
     return ", ".join(spelt)

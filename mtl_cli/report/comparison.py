@@ -145,7 +145,7 @@ def _range(runs: Sequence[RunRecord], key: str) -> str:
     numbers = [value for value in found if isinstance(value, float) and not math.isnan(value)]
     if numbers:
         return f"{min(numbers):.4g} to {max(numbers):.4g}"
-    texts = sorted({setting_text(key, value) for value in found})
+    texts = sorted({setting_text(value) for value in found})
     return f"{', '.join(texts[:6])}{', ...' * (len(texts) > 6)}"
 
 

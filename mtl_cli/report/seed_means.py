@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mtl_cli.report.differing_settings import SEED, is_of_no_matter
 from mtl_cli.report.group_labels import group_labels
 from mtl_cli.report.run_records import RunRecord, differing_settings, same_but_for_seed
 from mtl_cli.report.seed_averages import Average, mean_of, one_a_seed
@@ -91,7 +92,7 @@ def refusals(groups: Sequence[SeedGroup]) -> list[Refusal]:
         if len(several) > 1:
             labels = [group.label for group in several]
             runs = [group.runs[0] for group in several]
-            keys = [key for key in differing_settings(runs) if key != "seed"]
+            keys = [key for key in differing_settings(runs) if key != SEED]
             differences = {key: [run.settings.get(key) for run in runs] for key in keys}
             said = ",".join(word for word in typed if word not in typed_by_all)
             found.setdefault(tuple(labels), Refusal(said or "mtl train", labels, differences))
@@ -101,8 +102,8 @@ def refusals(groups: Sequence[SeedGroup]) -> list[Refusal]:
 def _typed(run: RunRecord) -> tuple[str, ...]:
     """What a person called the run, the seed left out: the name of the job of a sweep, or the command line."""
     words = _words(run.path.name) if "=" in run.path.name else sorted(map(_word, run.overrides))
-    of_no_matter = ("seed=", "hydra.", "logger=", "loggers.", "cache_dir=")
-    return tuple(word for word in words if not word.startswith(of_no_matter))
+    keys = [word.lstrip("~").partition("=")[0] for word in words]
+    return tuple(word for word, key in zip(words, keys, strict=True) if key != SEED and not is_of_no_matter(key))
 
 
 def _word(override: str) -> str:

@@ -28,7 +28,7 @@ def cell_text(row: Row, column: Column) -> str:
     if value is None:
         is_known = column.kind == "setting" and all(column.key in run.settings for run in row.runs)
         return "null" if is_known else "-"
-    text = printable(setting_text(column.key, value))
+    text = printable(setting_text(value))
     return text or ("" if column.kind == "identity" else "''")
 
 

@@ -82,6 +82,25 @@ def test_what_is_typed_alike_without_a_job_name_is_not_averaged_either(tmp_path)
     assert refusal.differences == {"encoder.hidden_size": [64, 128]}
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("hydra/launcher=joblib", "hydra.run.dir=x"),
+        ("debug=true",),
+        ("trainer.device=cpu", "trainer.log_every_steps=1"),
+        ("logger=wandb", "~loggers.tensorboard"),
+    ],
+)
+def test_where_a_run_was_computed_does_not_tell_it_from_another_that_was_typed_alike(tmp_path, words):
+    scores = {"sentiment": 0.5}
+    for number, more in enumerate(((), words)):
+        made = config(seed=number, lr=0.1 * (number + 1))
+        typed = ["sharing=hard", f"seed={number}", *more]
+        write_run(tmp_path / f"run {number}", made, results(scores), records(scores), typed)
+    (refusal,) = refusals(groups_of(tmp_path))
+    assert list(refusal.differences) == ["optimizer.lr"]
+
+
 def test_a_plain_sweep_refuses_nothing(tmp_path):
     assert refusals(groups_of(write_sweep(tmp_path))) == []
     assert refusals([]) == []
