@@ -87,6 +87,15 @@ def test_what_another_program_reads_stands_alone_on_standard_output(folder, caps
     assert (folder / "page.html").exists()
 
 
+def test_jobs_that_have_not_begun_are_told_with_their_study_and_do_nothing_to_the_terminal(folder, capsys):
+    jobs = [{"name": "sharing=hard,seed=1"}, {"name": "a\x1b[2J"}]
+    record = {"kind": "study", "name": "strategies", "jobs": jobs}
+    (folder / "multirun" / "sweep.json").write_text(json.dumps(record))
+    assert _main(["compare", "html=null"]) == 0
+    told = "study strategies (multirun): 1 of 2 jobs have not begun (a\N{REPLACEMENT CHARACTER}[2J)\n"
+    assert told in capsys.readouterr().out
+
+
 def test_a_file_is_written_whole_and_its_path_printed(folder, capsys):
     assert _main(["compare", "multirun", "output=out/table.txt"]) == 0
     assert capsys.readouterr().out == "out/table.txt\n"
@@ -115,6 +124,39 @@ def test_the_page_compares_with_a_run_of_choice(folder, capsys, page):
     assert page.baseline.name == "sharing=hard,seed=1"
     assert _main(["compare", "baseline=two"]) == 2
     assert "baseline: no run 'two' among those compared; they are" in capsys.readouterr().err
+
+
+def test_averages_leave_unfinished_and_repeated_runs_on_the_page_and_in_the_count(folder, capsys, page):
+    write(folder / "multirun" / "going", Results(), config=CONFIG | {"seed": 3})
+    write(folder / "multirun" / "torn").results_file.write_text("{")
+    write(folder / "multirun" / "again", config=CONFIG | {"seed": 1})
+    assert _main(["compare", "multirun", "mean=true", "baseline=going"]) == 0
+    printed = capsys.readouterr().out
+    assert "5 runs: 3 finished, 1 running, 1 broken. Metrics are of validation." in printed
+    assert "broken: torn: results.json cannot be read" in printed
+    assert sorted(page.runs) == ["again", "going", "sharing=hard,seed=1", "sharing=hard,seed=2", "torn"]
+    assert page.baseline.name == "going"
+    assert _main(["compare", "multirun", "mean=true", "where=status=finished"]) == 0
+    assert "3 runs: 3 finished; 2 others left out." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["sort=test/sst2/accuracy"], ["where=test/sst2/accuracy>0.6"], ["splits=[test]"]])
+def test_choosing_by_test_scores_is_warned_of_even_where_no_column_shows_them(folder, capsys, words):
+    warning = "test scores are for reporting: what is chosen by them is not as good as they say"
+    assert _main(["compare", "html=null"]) == 0
+    assert warning not in capsys.readouterr().out
+    assert _main(["compare", "html=null", *words]) == 0
+    assert warning in capsys.readouterr().out
+
+
+def test_one_number_that_no_float_can_hold_makes_one_run_broken_and_the_rest_is_shown(folder, capsys):
+    file = folder / "outputs" / "day" / "one" / "results.json"
+    file.write_text(file.read_text().replace("0.8125", "1" + "0" * 400))
+    for more in ([], ["mean=true"], ["sort=name"]):
+        assert _main(["compare", *more]) == 0
+        printed = capsys.readouterr().out
+        assert "3 runs: 2 finished, 1 broken." in printed
+        assert "broken: one: results.json is not what mtl writes: it holds a number beyond the largest" in printed
 
 
 @pytest.mark.parametrize(

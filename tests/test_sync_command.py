@@ -18,6 +18,7 @@ LIVE = """
 import shutil, sys
 from pathlib import Path
 from mtl_cli.cli import _main
+from mtl_cli.sweeps.sweep_folder import SweepFolder
 
 project, home, *overrides = sys.argv[1:]
 live, later = Path(home) / "live" / "run", Path(home) / "later" / "run"
@@ -25,8 +26,11 @@ tasks = "task=[reviews,pairs,scores,names]"
 loggers = ["logger=[wandb,tensorboard]", "loggers.wandb.project=mine", "loggers.wandb.num_prediction_examples=3"]
 more = ["trainer.log_every_steps=2", "weighting=pcgrad", "loggers.wandb.cosines_every_records=2", "trainer.epochs=2"]
 train = ["train", "--config-dir", project, *overrides, tasks, *loggers, *more, f"hydra.run.dir={live}"]
+sweep = SweepFolder(live.parent, (), name="strategies")
+sweep.path.mkdir(parents=True)
+sweep.write()
 assert _main(train) == 0
-shutil.copytree(live, later, symlinks=True)
+shutil.copytree(live.parent, later.parent, symlinks=True)
 shutil.rmtree(later / "wandb")
 shutil.rmtree(later / "tensorboard")
 (later / "wandb_id.txt").unlink()
@@ -96,6 +100,12 @@ def test_the_configuration_and_the_summary_in_wandb_are_the_same(both):
     assert configs[0] == configs[1]
     assert configs[1]["loggers"]["wandb"]["project"] == "mine"
     assert step_axes(wandb_file(both.later)) == step_axes(wandb_file(both.live))
+
+
+def test_the_sweep_of_the_run_is_its_group_in_wandb(both):
+    from tracking.wandb_file import group
+
+    assert [group(wandb_file(run)) for run in (both.live, both.later)] == ["strategies", "strategies"]
 
 
 def test_tables_and_matrices_in_wandb_are_the_same(both):
@@ -179,7 +189,8 @@ def test_a_run_is_written_once_and_anew_on_request(folder, capsys):
     assert other.exists()
 
 
-def test_settings_come_from_the_run_then_from_the_command_line(folder, monkeypatch, capsys):
+def fake_wandb(monkeypatch):
+    """Put a stand-in in the place of W&B; return a list of its settings and whether a run is replaced, a run each."""
     made = []
 
     class Fake:
@@ -201,6 +212,19 @@ def test_settings_come_from_the_run_then_from_the_command_line(folder, monkeypat
         return fake
 
     monkeypatch.setattr("mtl_cli.commands.sync.instantiate", instantiate)
+    return made
+
+
+def test_a_run_that_the_server_may_have_is_replaced_and_not_continued(folder, monkeypatch, capsys):
+    made = fake_wandb(monkeypatch)
+    (folder / "runs" / "seed=1" / "wandb_id.txt").write_text("abc\n")  # its folder wandb/ was cleared away
+    assert _main(["sync", "runs", "--to", "wandb"]) == 0
+    assert "seed=1: written\n" in capsys.readouterr().out
+    assert [replaces for _, replaces in made] == [True, False]
+
+
+def test_settings_come_from_the_run_then_from_the_command_line(folder, monkeypatch, capsys):
+    made = fake_wandb(monkeypatch)
     own = {"wandb": {"_target_": "mtl_cli.tracking.WandbLogger", "project": "own", "mode": "disabled"}}
     write(folder / "with" / "own", config=CONFIG | {"loggers": own})
     assert _main(["sync", "runs/seed=1", "with", "--to", "wandb", "loggers.wandb.group=g"]) == 0

@@ -185,12 +185,12 @@ def _show(console: Console, comparison: Comparison, runs: Sequence[RunRecord]) -
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    notes = [*comparison.notes, *jobs_not_begun(comparison.runs)]
+    notes = [*comparison.notes, *map(printable, jobs_not_begun(comparison.runs))]
     if comparison.num_left_out:
         number, shown = comparison.num_left_out, len(comparison.rows)
         rows = "rows are" if number > 1 else "row is"
         notes.append(f"{number} more {rows} not shown (limit={shown}; where= chooses among them)")
-    if any(column.key.startswith("test/") for column in comparison.columns):
+    if any(key.startswith("test/") for key in [*(column.key for column in comparison.columns), *comparison.chosen_by]):
         notes.append("test scores are for reporting: what is chosen by them is not as good as they say")
     bad = [run for run in comparison.runs if run.problem is not None]
     notes += [f"{run.status}: {printable(run.name)}: {printable(run.problem or '')}" for run in bad[:_MOST_PROBLEMS]]

@@ -18,6 +18,7 @@ from mtl_cli.check_config import check_loggers, check_settings
 from mtl_cli.commands.compare import folders_of, runs_in
 from mtl_cli.report.run_records import RunRecord
 from mtl_cli.report.table_formats import printable
+from mtl_cli.sweeps.sweep_folder import group_of_run
 from mtl_cli.tracking.logger_files import OFFLINE, LoggerName, logger_files, remove
 from mtl_cli.tracking.masking import mask_text
 from mtl_cli.tracking.replay import replay
@@ -117,7 +118,9 @@ class _Writer:
         had_identity = identity.exists()
         node = self._node(folder)
         try:
-            replay(folder, instantiate(node), replaces=self._settings.again)
+            # Where only W&B's own folder was cleared away, the server has the run of this id and would append to it.
+            replaces = self._settings.again or had_identity
+            replay(folder, instantiate(node), group=group_of_run(folder.path.resolve()), replaces=replaces)
             new = logger_files(folder, self._settings.to) - before
             if not new:
                 raise RuntimeError("the logger wrote nothing; does its mode, or WANDB_MODE, say disabled?")

@@ -1,41 +1,14 @@
-"""Mean and standard deviation over runs that differ in nothing but the seed."""
+"""Which runs a table may average: those that differ in nothing but the seed."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from mtl_cli.errors import UserError
 from mtl_cli.report.differing_settings import SEED, differing_settings, same_but_for_seed, value_as_json
 from mtl_cli.report.fields import setting_text
 from mtl_cli.report.run_record import RunRecord
-
-
-@dataclass(frozen=True)
-class Average:
-    """Of some values.
-
-    Attributes:
-        mean: arithmetic mean.
-        deviation: sample standard deviation, sqrt(sum (x - mean)^2 / (n - 1)); None for one value.
-        number: n.
-    """
-
-    mean: float
-    deviation: float | None
-    number: int
-
-
-def average(values: Sequence[float]) -> Average | None:
-    """Average the values that are numbers; None where there are none."""
-    values = [value for value in values if not math.isnan(value)]
-    if not values:
-        return None
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return Average(mean, None, 1)
-    return Average(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)), len(values))
+from mtl_cli.report.seed_averages import one_a_seed
 
 
 def groups_to_average(
@@ -57,18 +30,12 @@ def groups_to_average(
     fixed = list(same_but_for_seed(finished).values())
     if group_by is not None:
         _refuse_mixtures(finished, fixed, group_by)
-    groups = [_one_a_seed(group) for group in fixed]
+    groups = [one_a_seed(group)[0] for group in fixed]
     if repeated := len(finished) - sum(map(len, groups)):
         notes.append(
             f"{repeated} runs repeat the settings and the seed of another, and do not count: the newest of each does"
         )
     return groups, notes
-
-
-def _one_a_seed(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """The newest run of each seed: the same run twice is no second draw."""
-    newest = {value_as_json(run.settings, SEED): run for run in sorted(runs, key=lambda run: run.created)}
-    return [run for run in runs if newest[value_as_json(run.settings, SEED)] is run]
 
 
 def _refuse_mixtures(runs: Sequence[RunRecord], fixed: Sequence[Sequence[RunRecord]], group_by: Sequence[str]) -> None:
@@ -80,7 +47,7 @@ def _refuse_mixtures(runs: Sequence[RunRecord], fixed: Sequence[Sequence[RunReco
         if len(parts) > 1:
             mixed = [run for part in parts for run in part]
             others = [key for key in differing_settings(mixed) if key != SEED]
-            common = ", ".join(f"{key}={setting_text(key, mixed[0].settings.get(key))}" for key in group_by)
+            common = ", ".join(f"{key}={setting_text(mixed[0].settings.get(key))}" for key in group_by)
             problems.append(
                 f"the {len(mixed)} runs with {common or 'nothing in common'} differ in {_spelt(mixed, others)}"
             )
@@ -97,6 +64,6 @@ def _spelt(runs: Sequence[RunRecord], keys: Sequence[str]) -> str:
     """Keys with some of their values."""
     spelt = []
     for key in keys:
-        values = list(dict.fromkeys(setting_text(key, run.settings.get(key)) for run in runs))
+        values = list(dict.fromkeys(setting_text(run.settings.get(key)) for run in runs))
         spelt.append(f"{key} ({', '.join(values[:4])}{', ...' * (len(values) > 4)})")
     return ", ".join(spelt)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtl_cli.errors import UserError
-from mtl_cli.report.averages import Average, average, groups_to_average
+from mtl_cli.report.averages import groups_to_average
 from mtl_cli.report.columns import NUMBER, Column, ComparisonSettings, columns_of, listed
 from mtl_cli.report.fields import Fields, kind_of, setting_text, value_of
 from mtl_cli.report.run_record import RunRecord
-from mtl_cli.report.where import parse_conditions
+from mtl_cli.report.seed_averages import Average, mean_of
+from mtl_cli.report.where import Condition, parse_conditions
 from mtl_cli.tracking.logger import is_better, lower_is_better
 
 
@@ -37,9 +38,12 @@ class Row:
         """Return a value to be ranked by; None where there is no number."""
         value = self.values.get(key)
         value = value.mean if isinstance(value, Average) else value
-        if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
+        if not isinstance(value, int | float) or isinstance(value, bool):
             return None
-        return float(value)
+        try:
+            return None if math.isnan(value) else float(value)
+        except OverflowError:  # of a setting: a whole number beyond the largest float
+            return math.inf if value > 0 else -math.inf
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,13 @@ class Comparison:
     """Runs side by side.
 
     Attributes:
-        runs: those that meet the conditions, sorted; those of rows that are left out included.
+        runs: all that meet the conditions, sorted, each for itself, whether or not a row holds it.
         columns: what is shown.
         rows: in order.
         averaged: whether a row is an average over seeds.
         num_left_out: rows beyond the limit.
         notes: what a reader should know of the figures.
+        chosen_by: full names that the conditions and the order look at.
         best: metric -> best value of finished runs, where there are two or more to choose from.
     """
 
@@ -62,6 +67,7 @@ class Comparison:
     averaged: bool
     num_left_out: int
     notes: list[str]
+    chosen_by: list[str]
     best: dict[str, float]
 
     def is_best(self, row: Row, column: Column) -> bool:
@@ -76,34 +82,53 @@ def compare_runs(runs: Sequence[RunRecord], settings: ComparisonSettings) -> Com
         UserError: a name that no run knows, conditions that no run meets, runs that must not be averaged.
     """
     fields = Fields(runs)
-    kept = _chosen(runs, listed(settings.where), fields)
+    conditions = parse_conditions(listed(settings.where), fields)
+    kept = _chosen(runs, conditions)
     averaged = settings.mean or settings.group_by is not None
     group_by = None if settings.group_by is None else [fields.resolve(k, "group_by") for k in listed(settings.group_by)]
     columns = columns_of(kept, settings, fields, group_by)
     sort_key, backwards = fields.resolve(settings.sort.removeprefix("-"), "sort"), settings.sort.startswith("-")
     keys = list(dict.fromkeys([*(column.key for column in columns), sort_key]))
+    single = _sorted([Row((run,), {key: value_of(run, key) for key in keys}) for run in kept], sort_key, backwards)
+    rows = single
+    notes: list[str] = []
     if averaged:
         groups, notes = groups_to_average(kept, group_by)
         if not groups:
             raise UserError(f"mean: none of the {len(kept)} runs is finished; there is nothing to average")
-        rows = [_averaged_row(group, keys) for group in groups]
-    else:
-        rows, notes = [Row((run,), {key: value_of(run, key) for key in keys}) for run in kept], []
-    rows = _sorted(rows, sort_key, backwards)
+        rows = _sorted([_averaged_row(group, keys) for group in groups], sort_key, backwards)
+        notes += _notes_on_averages(rows, columns)
     shown = rows[: settings.limit]
     return Comparison(
-        runs=[run for row in rows for run in row.runs],
+        runs=[run for row in single for run in row.runs],
         columns=columns,
         rows=shown,
         averaged=averaged,
         num_left_out=len(rows) - len(shown),
         notes=notes,
+        chosen_by=list(dict.fromkeys([*(condition.key for condition in conditions), sort_key])),
         best=_best(rows, [column.key for column in columns if column.kind == "metric"]),
     )
 
 
-def _chosen(runs: Sequence[RunRecord], where: Sequence[str], fields: Fields) -> list[RunRecord]:
-    conditions = parse_conditions(where, fields)
+def _notes_on_averages(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """What the plus-minus sign means, and which means are over fewer runs than their row has."""
+    notes = []
+    metrics = [column.key for column in columns if column.kind == "metric"]
+    for key in metrics:
+        counted = sum(mean.n for row in rows if isinstance(mean := row.values[key], Average))
+        number = sum(len(row.runs) for row in rows)
+        if counted < number:
+            notes.append(
+                f"{key}: {number - counted} of {number} runs have no finite value, and do not count in its mean"
+            )
+    means = [row.values[key] for row in rows for key in metrics]
+    if any(isinstance(mean, Average) and mean.deviation is not None for mean in means):
+        notes.append("± is the standard deviation over seeds (n - 1); the page has 95 % intervals for the mean")
+    return notes
+
+
+def _chosen(runs: Sequence[RunRecord], conditions: Sequence[Condition]) -> list[RunRecord]:
     kept = [run for run in runs if all(condition.holds(run) for condition in conditions)]
     if kept or not conditions:
         return kept
@@ -120,7 +145,7 @@ def _range(runs: Sequence[RunRecord], key: str) -> str:
     numbers = [value for value in found if isinstance(value, float) and not math.isnan(value)]
     if numbers:
         return f"{min(numbers):.4g} to {max(numbers):.4g}"
-    texts = sorted({setting_text(key, value) for value in found})
+    texts = sorted({setting_text(value) for value in found})
     return f"{', '.join(texts[:6])}{', ...' * (len(texts) > 6)}"
 
 
@@ -131,7 +156,7 @@ def _averaged_row(runs: Sequence[RunRecord], keys: Sequence[str]) -> Row:
             continue
         found = [value_of(run, key) for run in runs]
         if kind_of(key) in ("metric", "cost"):
-            values[key] = average([float(value) for value in found if value is not None])
+            values[key] = mean_of([float(value) for value in found if value is not None])
         else:
             values[key] = found[0] if all(value == found[0] for value in found) else found
     return Row(tuple(runs), values)

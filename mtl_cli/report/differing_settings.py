@@ -11,13 +11,19 @@ if TYPE_CHECKING:
 
 # Where a run was computed, what it left behind and how it was shown: not what it computed.
 _OF_NO_MATTER = frozenset(
-    {"cache_dir", "resume", "dry_run", "debug", "allow_targets"}
+    {"cache_dir", "resume", "dry_run", "debug", "allow_targets", "logger", "loggers"}
     | {f"trainer.{name}" for name in ("device", "keep_checkpoints", "checkpoint_every_steps", "log_every_steps")}
 )
+_PARTS_OF_NO_MATTER = ("loggers.", "hydra.", "hydra/")
 SEED = "seed"
 
 SettingsKey = tuple[tuple[str, str], ...]
 """Pairs of a setting and its value as JSON: what tells a group of runs from the others."""
+
+
+def is_of_no_matter(key: str) -> bool:
+    """Whether a setting, or a word of the command line, names but the place, what is left behind or the dashboard."""
+    return key in _OF_NO_MATTER or key.startswith(_PARTS_OF_NO_MATTER)
 
 
 def differing_settings(runs: Iterable[RunRecord]) -> list[str]:
@@ -68,8 +74,7 @@ def _differing(runs: Sequence[RunRecord]) -> list[str]:
     return [
         key
         for key in keys
-        if key not in _OF_NO_MATTER
-        and not key.startswith("loggers.")
+        if not is_of_no_matter(key)
         # Values of one type are compared as they are, which is most of the time of reading many runs.
         and any(
             key not in first

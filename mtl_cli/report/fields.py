@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from mtl_cli.errors import UserError
-from mtl_cli.report.choices import class_name
 from mtl_cli.report.differing_settings import differing_settings
 from mtl_cli.report.run_record import RunRecord
 from mtl_cli.tracking.results import Results
@@ -127,14 +127,16 @@ def metric_labels(keys: Sequence[str]) -> dict[str, str]:
     return {key: "score" if key == SCORE else label for key, label in plain.items()}
 
 
-def setting_text(key: str, value: Any) -> str:
-    """Return a setting as people read it: a class by its name, a list by its items."""
-    if key.endswith("_target_") and isinstance(value, str):
-        return class_name(value)
-    if isinstance(value, list | tuple):
-        return ", ".join(setting_text("", item) for item in value)
+def setting_text(value: Any) -> str:
+    """Return a setting as a person would type it, in tables and on the page; of a class's path only the class."""
+    if value is None:
+        return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {setting_text('', item)}" for name, item in value.items())
-    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, str):
+        return value.rpartition(".")[2] if value.startswith("mtl_cli.") else value
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(setting_text, value))}]"
+    return json.dumps(value, default=str)

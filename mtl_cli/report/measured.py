@@ -9,6 +9,7 @@ from itertools import combinations
 from typing import Any, get_args
 
 from mtl_cli.errors import UserError
+from mtl_cli.report.numbers import finite
 from mtl_cli.tracking.heat_map import Scale
 
 Curve = list[tuple[int, float]]
@@ -165,4 +166,4 @@ def cosines_over_training(tasks: Sequence[str], records: Records, num_parts: int
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return not math.isnan(finite(value))

@@ -10,10 +10,12 @@ from typing import Any
 
 from mtl_cli import __version__
 from mtl_cli.errors import UserError
-from mtl_cli.report.group_labels import short_key
+from mtl_cli.report.fields import short_labels
+from mtl_cli.report.numbers import finite
 from mtl_cli.report.run_records import RunRecord, differing_settings
-from mtl_cli.report.seed_means import LEVEL, Refusal, SeedGroup, SeedMean, refusals, seed_groups
-from mtl_cli.report.thinned_curves import Curves, finite, points_for, thinned_curves
+from mtl_cli.report.seed_averages import LEVEL, Average
+from mtl_cli.report.seed_means import Refusal, SeedGroup, refusals, seed_groups
+from mtl_cli.report.thinned_curves import Curves, points_for, thinned_curves
 from mtl_cli.tracking.logger import lower_is_better
 from mtl_cli.tracking.metrics_file import CLOCK_KEYS
 from mtl_cli.tracking.run_folder import RunFolder
@@ -44,7 +46,7 @@ def page_data(runs: Sequence[RunRecord], baseline: RunRecord | None) -> dict[str
         "baseline": next((number for number, run in enumerate(runs) if baseline and run.path == baseline.path), 0),
         "level": LEVEL,
         "tasks": list(dict.fromkeys(task for run in runs for task in _tasks(run))),
-        "settings": [{"key": key, "short": short_key(key, differing)} for key in differing],
+        "settings": [{"key": key, "short": short} for key, short in short_labels(differing).items()],
         "same_settings": {key: _plain(value) for key, value in same.items()},
         "metrics": _metrics(runs),
         "runs": [
@@ -146,8 +148,8 @@ def _group(group: SeedGroup, place: Mapping[int, int], environments: Sequence[Ma
     }
 
 
-def _mean(mean: SeedMean) -> list[float | None]:
-    return [mean.mean, mean.low, mean.high, mean.n]
+def _mean(mean: Average) -> list[float | None]:
+    return [*(_finite(value) for value in (mean.mean, mean.low, mean.high)), mean.n]
 
 
 def _refusal(refusal: Refusal) -> dict[str, Any]:

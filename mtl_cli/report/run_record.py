@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 
 from mtl_cli.errors import UserError
 from mtl_cli.report.choices import choices_of
+from mtl_cli.report.numbers import finite
 from mtl_cli.tracking.metrics_file import CLOCK_KEYS
 from mtl_cli.tracking.results import Results, Status
 from mtl_cli.tracking.run_folder import FORMAT_VERSION, RunFolder
@@ -63,7 +63,8 @@ class RunRecord:
 
     def history(self) -> list[dict[str, Any]]:
         """Return the lines of metrics.jsonl, read now; without those that are torn or hold no step."""
-        return [record for record in _lines(RunFolder(self.path).metrics_file) if isinstance(record.get("step"), int)]
+        records = _lines(RunFolder(self.path).metrics_file)
+        return [record for record in records if isinstance(record.get("step"), int) and finite(record["step"]) >= 0]
 
 
 class _Broken(Exception):  # noqa: N818 (what a folder is, not an error of ours)
@@ -128,12 +129,18 @@ def _results(folder: RunFolder) -> Results:
     record = _json(folder.results_file)
     try:
         results = Results.from_dict(record)
-        numbers = [*results.flat().values(), *vars(results.training).values(), *vars(results.parameters).values()]
+        parts = [results.training, results.parameters, *results.seen.values()]
+        numbers = [*results.flat().values(), *(number for part in parts for number in vars(part).values())]
     except (KeyError, TypeError, AttributeError) as error:
         raise _Broken(f"results.json is not what mtl writes: {error!r}") from error
     wrong = [number for number in numbers if not isinstance(number, int | float) or isinstance(number, bool)]
     if wrong:
         raise _Broken(f"results.json is not what mtl writes: found {wrong[0]!r} where a number belongs")
+    for number in numbers:
+        try:
+            float(number)
+        except OverflowError as error:  # of a whole number, which Python reads at any size
+            raise _Broken("results.json is not what mtl writes: it holds a number beyond the largest float") from error
     if results.status not in get_args(Status):
         raise _Broken(f"results.json has the status {results.status!r}; known are {', '.join(get_args(Status))}")
     if not isinstance(results.sharing, dict):
@@ -215,7 +222,7 @@ def _last_metrics(folder: RunFolder) -> dict[str, float]:
     found: dict[str, float] = {}
     for record in _lines(folder.metrics_file, holding=b'"validation/'):
         found = {
-            key: float(value) if isinstance(value, int | float) else math.nan
+            key: float(finite(value))
             for key, value in record.items()
             if key.startswith(_SPLITS) and key not in CLOCK_KEYS
         }

@@ -7,10 +7,10 @@ import io
 import json
 from typing import Any
 
-from mtl_cli.report.averages import Average
 from mtl_cli.report.columns import Column
 from mtl_cli.report.comparison import Comparison, Row
 from mtl_cli.report.fields import setting_text
+from mtl_cli.report.seed_averages import Average
 from mtl_cli.tracking.json_files import jsonable
 
 
@@ -22,13 +22,13 @@ def cell_text(row: Row, column: Column) -> str:
         text = f"{value}: {problem}" if problem else "running, or killed" if value == "running" else str(value)
         return printable(text)
     if column.kind == "metric":
-        return _metric_text(value)
+        return _metric_text(value, len(row.runs))
     if column.kind == "cost":
         return _cost_text(value)
     if value is None:
         is_known = column.kind == "setting" and all(column.key in run.settings for run in row.runs)
         return "null" if is_known else "-"
-    text = printable(setting_text(column.key, value))
+    text = printable(setting_text(value))
     return text or ("" if column.kind == "identity" else "''")
 
 
@@ -37,10 +37,10 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
-def _metric_text(value: Any) -> str:
+def _metric_text(value: Any, num_runs: int) -> str:
     if isinstance(value, Average):
-        mean = _decimals(value.mean)
-        return mean if value.deviation is None else f"{mean} ± {_decimals(value.deviation)}"
+        deviation = "" if value.deviation is None else f" ± {_decimals(value.deviation)}"
+        return f"{_decimals(value.mean)}{deviation}{f' (n={value.n})' * (value.n < num_runs)}"
     return "-" if value is None or value != value else _decimals(float(value))
 
 
@@ -54,7 +54,10 @@ def _cost_text(value: Any) -> str:
 
 
 def records(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return a flat record a row, full names and full precision; the deviation of an average stands in `<name>/std`."""
+    """Return a flat record a row, full names and full precision.
+
+    The deviation of an average stands in `<name>/std`, and the number of its values in `<name>/n`.
+    """
     found = []
     for row in comparison.rows:
         record: dict[str, Any] = {}
@@ -62,11 +65,11 @@ def records(comparison: Comparison) -> list[dict[str, Any]]:
             value = row.values.get(column.key)
             if isinstance(value, Average):
                 record[column.key] = value.mean
-                record[f"{column.key}/std"] = value.deviation
+                record |= {f"{column.key}/std": value.deviation, f"{column.key}/n": value.n}
             else:
                 record[column.key] = value
                 if comparison.averaged and column.kind == "metric":
-                    record[f"{column.key}/std"] = None
+                    record |= {f"{column.key}/std": None, f"{column.key}/n": 0}
         if comparison.averaged:
             record["runs"] = [run.name for run in row.runs]
         else:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from mtl_cli.report.numbers import finite
+
 Records = Sequence[Mapping[str, Any]]
 """The lines of metrics.jsonl."""
 
@@ -118,12 +120,3 @@ def rounded(value: float) -> float | None:
     if value == round(value) and abs(value) < 1e15:
         return int(value)
     return float(f"{value:.{_DIGITS}g}")
-
-
-def finite(value: Any) -> float:
-    """Return a number as it is, and not-a-number for whatever else a file may hold."""
-    try:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number beyond the largest float
-        return math.nan
-    return value if is_number else math.nan

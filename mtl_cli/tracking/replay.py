@@ -17,7 +17,7 @@ from mtl_cli.tracking.run_folder import RunFolder
 _SPLITS = ("validation", "test")
 
 
-def replay(folder: RunFolder, logger: RunLogger, *, replaces: bool = False) -> None:
+def replay(folder: RunFolder, logger: RunLogger, *, group: str | None = None, replaces: bool = False) -> None:
     """Drive a logger with what a run folder holds, in the order in which training does.
 
     What is not in the folder is left out: confusion matrices of taggers of spans, whose predictions are kept in a
@@ -26,6 +26,7 @@ def replay(folder: RunFolder, logger: RunLogger, *, replaces: bool = False) -> N
     Args:
         folder: a run that has come to an end, whichever.
         logger: opened, told and closed here.
+        group: the sweep, study or search that the run belongs to.
         replaces: whether what the dashboard may have of this run is to be replaced.
 
     Raises:
@@ -35,9 +36,8 @@ def replay(folder: RunFolder, logger: RunLogger, *, replaces: bool = False) -> N
     tasks = tuple(config.get("tasks") or ())
     records = read_metrics(folder.metrics_file)
     labels = _label_names(folder)
-    logger.start(
-        RunInfo(folder=folder.path, name=folder.path.resolve().name, config=config, tasks=tasks, replaces=replaces)
-    )
+    name = folder.path.resolve().name
+    logger.start(RunInfo(folder=folder.path, name=name, group=group, config=config, tasks=tasks, replaces=replaces))
     try:
         at_the_end = [record for record in records if any(key.startswith("test/") for key in record)]
         for record in records:

@@ -1,29 +1,12 @@
 """Averages over seeds, and which are refused."""
 
-import math
-import statistics
-
 import pytest
 from report.made_up_run import CONFIG, finished, write
 
 from mtl_cli.errors import UserError
-from mtl_cli.report.averages import Average, average, groups_to_average
+from mtl_cli.report.averages import groups_to_average
 from mtl_cli.report.run_records import read_runs
 from mtl_cli.tracking import Results
-
-
-def test_mean_and_sample_deviation():
-    # Mean 3; deviations -2, 0, 2; variance 8 / 2.
-    assert average([1.0, 3.0, 5.0]) == Average(3.0, 2.0, 3)
-    values = [0.8125, 0.8217, 0.79, 0.1 + 0.2]
-    assert average(values).mean == pytest.approx(statistics.mean(values))
-    assert average(values).deviation == pytest.approx(statistics.stdev(values))
-
-
-def test_one_value_has_no_deviation_and_what_is_no_number_does_not_count():
-    assert average([0.5, math.nan]) == Average(0.5, None, 1)
-    assert average([math.nan]) is None
-    assert average([]) is None
 
 
 def write_runs(folder, **settings):

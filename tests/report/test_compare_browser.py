@@ -255,6 +255,25 @@ def test_scores_are_means_over_seeds_with_intervals(browser):
     assert alone[1:3] == ["1", "0.6767 (1)"]
 
 
+def test_the_page_says_what_its_plus_minus_means(browser):
+    browser.go("#view=scores")
+    browser.drawn()
+    (caption,) = browser.texts("#scores-table caption")
+    assert caption.startswith("Mean ± half of the 95 % interval for the mean (n seeds). ")
+    assert caption.endswith(" In tables of mtl compare, ± is the standard deviation.")
+
+
+def test_runs_that_name_no_seed_are_draws_of_their_own_in_the_curves_too(driver, tmp_path):
+    scores = SCORES["hard", "equal"]
+    for name in ("one", "two"):
+        made = {key: value for key, value in config().items() if key != "seed"}
+        write_run(tmp_path / name, made, results(scores), records(scores))
+    file = tmp_path / "compare.html"
+    file.write_text(compare_page(read_runs([tmp_path])), encoding="utf-8")
+    browser = Browser(driver, file.as_uri()).open("#view=curves&seeds=mean")
+    assert any(text.endswith("(2 seeds)") for text in browser.texts(".legend button"))
+
+
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(browser):
     browser.go("#view=scores&by=weighting&q=sharing%3D")
     browser.drawn()

@@ -12,8 +12,9 @@ from rich.console import Console
 from mtl_cli.errors import UserError
 from mtl_cli.report.columns import ComparisonSettings
 from mtl_cli.report.comparison import compare_runs
+from mtl_cli.report.group_labels import group_labels
 from mtl_cli.report.run_records import read_runs
-from mtl_cli.report.table_formats import as_csv, as_json, as_latex, as_markdown
+from mtl_cli.report.table_formats import as_csv, as_json, as_latex, as_markdown, cell_text
 from mtl_cli.report.terminal_table import terminal_table
 from mtl_cli.tracking import Results
 
@@ -140,6 +141,20 @@ def test_averages_over_seeds(runs):
     )
     assert "2 of 6 runs are not finished and do not count" in comparison.notes
     assert labels(compared(runs, group_by=["sharing", "pooling"]))[:3] == ["sharing", "pooling", "n"]
+
+
+def test_averages_leave_no_run_out_of_the_page(runs):
+    comparison = compared(runs, mean=True)
+    assert [run.name for run in comparison.runs] == ["stitch2", "stitch1", "hard1", "hard2", "failed", "torn"]
+    assert [run.name for run in compared(runs, mean=True, where="sharing=hard").runs] == ["hard1", "hard2"]
+
+
+def test_a_setting_beyond_the_largest_float_is_sorted_and_shown(tmp_path):
+    for name, size in (("small", -(10**400)), ("large", 10**400), ("middle", 3)):
+        write(tmp_path / name, config=CONFIG | {"size": size})
+    comparison = compared(read_runs([tmp_path]), sort="size")
+    assert names(comparison) == [["small"], ["middle"], ["large"]]
+    assert "1000000" in as_markdown(comparison)
 
 
 @pytest.mark.parametrize(
@@ -285,9 +300,22 @@ def test_settings_are_shown_as_people_write_them(tmp_path):
     comparison = compared(read_runs([tmp_path]), columns=["a", "b", "c", "d", "e", "h"])
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in as_markdown(comparison).splitlines()]
     assert sorted(rows[2:]) == [
-        ["one", "0.0001", "true", "null", "1, x", "''", "1e+06"],
+        ["one", "0.0001", "true", "null", "\\[1,x]", "''", "1e+06"],
         ["two", "-", "-", "-", "-", "-", "-"],
     ]
+
+
+def test_the_table_and_the_page_write_settings_in_the_same_way(tmp_path):
+    values = {"a": [1, "x"], "b": 1 / 3, "c": {"_target_": "mtl_cli.data.HubSource"}, "d": True}
+    write(tmp_path / "one", config=CONFIG | values)
+    write(tmp_path / "two", config=CONFIG | {"a": [2], "b": 0.5, "c": {"_target_": "mtl_cli.data.Other"}, "d": None})
+    runs = read_runs([tmp_path])
+    columns = ["a", "b", "c._target_", "d"]
+    comparison = compared(runs, columns=columns)
+    cells = [[cell_text(row, column) for column in comparison.columns[1:]] for row in comparison.rows]
+    assert sorted(cells) == [["[1,x]", "0.333333", "HubSource", "true"], ["[2]", "0.5", "Other", "null"]]
+    labels = group_labels([{key: run.settings[key] for key in columns} for run in runs])
+    assert labels == ["a=[1,x], b=0.333333, c=HubSource, d=true", "a=[2], b=0.5, c=Other, d=null"]
 
 
 def test_jobs_that_have_not_begun_are_counted(tmp_path):
@@ -297,7 +325,12 @@ def test_jobs_that_have_not_begun_are_counted(tmp_path):
     (tmp_path / "s" / "seed=2").mkdir()  # made, but nothing written yet
     record = {"format_version": 1, "kind": "sweep", "jobs": [{"name": f"seed={seed}"} for seed in (1, 2, 3)]}
     (tmp_path / "s" / "sweep.json").write_text(json.dumps(record))
-    assert jobs_not_begun(read_runs([tmp_path])) == ["s: 2 of 3 jobs have not begun (seed=2, seed=3)"]
+    assert jobs_not_begun(read_runs([tmp_path])) == ["sweep s: 2 of 3 jobs have not begun (seed=2, seed=3)"]
+    (tmp_path / "s" / "sweep.json").write_text(json.dumps(record | {"kind": "study", "name": "sharing"}))
+    assert jobs_not_begun(read_runs([tmp_path])) == ["study sharing (s): 2 of 3 jobs have not begun (seed=2, seed=3)"]
+    odd = [{"name": name} for name in ("/", "..", "../s", "a\0b", "\ud800", "seed=1")]
+    (tmp_path / "s" / "sweep.json").write_text(json.dumps(record | {"kind": ["x"], "name": 1, "jobs": odd}))
+    assert jobs_not_begun(read_runs([tmp_path])) == ["sweep s: 2 of 3 jobs have not begun (a\0b, \ud800)"]
     for content in ("{", "[]", '{"jobs": [1]}', '{"jobs": 1}'):
         (tmp_path / "s" / "sweep.json").write_text(content)
         assert jobs_not_begun(read_runs([tmp_path])) == []

@@ -104,6 +104,16 @@ def test_a_run_that_has_not_evaluated_yet_has_no_metrics(tmp_path):
     assert (run.status, run.metrics, run.main_metrics) == ("running", {}, {"sst2": "accuracy"})
 
 
+def test_a_figure_beyond_the_largest_float_is_not_a_number_and_a_step_is_no_step(tmp_path):
+    folder = write(tmp_path / "run", results=Results(), lines=[{"step": 1, "validation/score": 0.5}])
+    with open(folder.metrics_file, "a", encoding="utf-8") as file:
+        file.write(f'{{"step": {10**400}, "train/loss/sst2": 1}}\n{{"step": 2, "validation/score": {10**400}}}\n')
+    (run,) = read_runs([tmp_path])
+    assert run.status == "running"
+    assert math.isnan(run.metrics["validation/score"])
+    assert [record["step"] for record in run.history()] == [1, 2]
+
+
 def test_a_failed_run_says_the_first_line_of_its_error(tmp_path):
     write(tmp_path / "run", results=Results(status="failed", error="step 3: no\nmore"))
     (run,) = read_runs([tmp_path])
@@ -152,8 +162,12 @@ def test_a_folder_that_is_not_whole_is_broken_and_says_why_in_one_line(tmp_path,
         ({"tasks": {"sst2": {"validation": {"accuracy": True}}}}, "results.json is not what mtl writes: found True"),
         ({"tasks": {"sst2": [1]}}, "results.json is not what mtl writes: AttributeError"),
         ({"training": {"steps": "many"}}, "results.json is not what mtl writes: found 'many'"),
-        ({"training": None}, "results.json is not what mtl writes: TypeError"),
+        ({"training": None}, "results.json is not what mtl writes: AttributeError"),
         ({"sharing": [1]}, "results.json is not what mtl writes: sharing is a list"),
+        ({"score": 10**400}, "results.json is not what mtl writes: it holds a number beyond the largest float"),
+        ({"tasks": {"sst2": {"test": {"accuracy": -(10**400)}}}}, "results.json is not what mtl writes: it holds a nu"),
+        ({"training": {"seconds": 10**400}}, "results.json is not what mtl writes: it holds a number beyond"),
+        ({"seen": {"sst2": {"tokens": 10**400}}}, "results.json is not what mtl writes: it holds a number beyond"),
     ],
 )
 def test_values_of_wrong_types_make_a_run_broken(tmp_path, change, problem):

@@ -4,10 +4,9 @@ import math
 
 import pytest
 from report.made_up_sweep import config, records, results, write_job, write_run, write_sweep, write_unfinished
-from scipy import stats
 
 from mtl_cli.report.run_records import read_runs
-from mtl_cli.report.seed_means import refusals, seed_groups, seed_mean
+from mtl_cli.report.seed_means import refusals, seed_groups
 
 
 def groups_of(*folders):
@@ -16,35 +15,6 @@ def groups_of(*folders):
 
 def by_label(groups):
     return {group.label: group for group in groups}
-
-
-def test_an_interval_is_that_of_students_t():
-    # Mean 0.8, s = 0.02, s / sqrt(3) = 0.011547; t(0.975, 2) = 4.302653 (any table of it): half = 0.049683.
-    found = seed_mean([0.78, 0.80, 0.82])
-    assert found.mean == pytest.approx(0.8)
-    assert (found.low, found.high) == pytest.approx((0.8 - 0.049683, 0.8 + 0.049683), abs=1e-6)
-    assert found.n == 3
-
-
-def test_an_interval_is_that_of_scipy():
-    values = [0.71, 0.735, 0.69, 0.74, 0.702]
-    expected = stats.t.interval(0.95, len(values) - 1, loc=sum(values) / len(values), scale=stats.sem(values))
-    assert (seed_mean(values).low, seed_mean(values).high) == pytest.approx(expected)
-
-
-def test_one_seed_has_a_mean_and_no_interval():
-    found = seed_mean([0.5])
-    assert (found.mean, found.low, found.high, found.n) == (0.5, None, None, 1)
-
-
-def test_equal_seeds_have_an_interval_of_no_width():
-    assert (seed_mean([0.5, 0.5]).low, seed_mean([0.5, 0.5]).high) == (0.5, 0.5)
-
-
-@pytest.mark.parametrize("values", [[], [0.5, math.nan], [math.inf]])
-def test_what_has_no_mean_is_refused(values):
-    with pytest.raises(ValueError, match="finite values, found"):
-        seed_mean(values)
 
 
 def test_runs_that_differ_in_nothing_but_the_seed_are_averaged(tmp_path):
@@ -110,6 +80,25 @@ def test_what_is_typed_alike_without_a_job_name_is_not_averaged_either(tmp_path)
         write_run(tmp_path / f"run {number}", made, results(scores), records(scores), typed)
     (refusal,) = refusals(groups_of(tmp_path))
     assert refusal.differences == {"encoder.hidden_size": [64, 128]}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("hydra/launcher=joblib", "hydra.run.dir=x"),
+        ("debug=true",),
+        ("trainer.device=cpu", "trainer.log_every_steps=1"),
+        ("logger=wandb", "~loggers.tensorboard"),
+    ],
+)
+def test_where_a_run_was_computed_does_not_tell_it_from_another_that_was_typed_alike(tmp_path, words):
+    scores = {"sentiment": 0.5}
+    for number, more in enumerate(((), words)):
+        made = config(seed=number, lr=0.1 * (number + 1))
+        typed = ["sharing=hard", f"seed={number}", *more]
+        write_run(tmp_path / f"run {number}", made, results(scores), records(scores), typed)
+    (refusal,) = refusals(groups_of(tmp_path))
+    assert list(refusal.differences) == ["optimizer.lr"]
 
 
 def test_a_plain_sweep_refuses_nothing(tmp_path):

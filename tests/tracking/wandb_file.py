@@ -54,6 +54,11 @@ def config(path: Path) -> dict:
     return {}
 
 
+def group(path: Path) -> str:
+    """The name of the group that the run was put into at its start; "" for none."""
+    return next(record.run.run_group for record in read_records(path) if record.WhichOneof("record_type") == "run")
+
+
 def step_axes(path: Path) -> dict[str, str]:
     """Metric, or pattern of metrics -> the metric that is its axis."""
     return {

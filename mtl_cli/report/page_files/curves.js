@@ -115,7 +115,8 @@ function oneASeed(runs) {
   const finished = runs.filter((run) => run.status === 'finished');
   const found = new Map();
   for (const run of finished.length ? finished : runs) {
-    const seed = JSON.stringify(settingOf(run, 'seed'));
+    // A run that names no seed is a draw of its own.
+    const seed = JSON.stringify(settingOf(run, 'seed') ?? `of ${run.index}`);
     const isCounted = run.group_index !== null && GROUPS[run.group_index].counted.includes(run.index);
     if (!found.has(seed) || isCounted) found.set(seed, run);
   }

@@ -152,8 +152,9 @@ function scoreTable(metrics, rows) {
       metric.task ? make('span', { class: 'above' }, metric.task + (metric.split === 'test' ? ' (test)' : '')) : null, metric.metric)));
   const body = rows.map((row) => make('tr', {}, make('th', { scope: 'row' }, make('div', { class: 'name' }, row.colour === undefined ? null : swatch(row.colour), row.label)),
     make('td', { class: 'number' }, String(row.runs.length)), metrics.map((metric) => scoreCell(row, metric.name))));
+  const caption = `Mean ± half of the ${Math.round(DATA.level * 100)} % interval for the mean (n seeds). In tables of mtl compare, ± is the standard deviation.`;
   return make('div', { class: 'scroll' }, make('table', { class: 'grid', id: 'scores-table' },
-    make('caption', {}, 'Mean ± half of the interval (n seeds)'), make('thead', {}, head), make('tbody', {}, body)));
+    make('caption', {}, caption), make('thead', {}, head), make('tbody', {}, body)));
 }
 
 function scoreCell(row, name) {
