@@ -236,7 +236,7 @@ def test_a_job_that_its_queue_preempts_goes_on_from_its_checkpoint(sweep, tmp_pa
     words = (
         "hydra/launcher=queue",
         "hydra.sweep.dir=s",
-        "seed=1",
+        "hydra.sweep.subdir=run",
         "trainer.max_steps=150",
         "trainer.log_every_steps=1",
     )
