@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ Load = Callable[[dict[str, Any]], Splits]
 """From a configuration to the training split of each task."""
 
 _COMPARED = ("sharing", "weighting", "sampler")
+_LENGTH = ("epochs", "max_steps", "steps_per_epoch")
 _OF_NO_MATTER = ("loggers", "seed", "cache_dir", "debug", "allow_targets")
 
 
@@ -85,8 +87,6 @@ def _check_all(
             f"study.low_resource_task: found {settings.low_resource_task!r}, allowed: a task of the study "
             f"({', '.join(names)})"
         )
-    if settings.pairs and len(names) < 2:
-        problems.append("study.pairs: needs two tasks or more")
     drafts: dict[tuple[Kind, str], _Draft] = {}
     notes: list[str] = []
 
@@ -169,9 +169,10 @@ class _Planner:
         self.settings, self.base, self.drafts, self.splits, self.tasks = settings, base, drafts, splits, tasks
         self.notes = notes
         self.trainer, self.sampler = instantiate(base["trainer"]), instantiate(base["sampler"])
+        # Runs that differ in the seed alone are to be averaged, so all seeds get the lengths of the first one.
         self.seed = settings.seeds[0]
-        self._references: dict[tuple[int | None, int], Reference] = {}
-        self._lengths: dict[tuple[Kind, str, int | None, int], tuple[RunLength, RunLength]] = {}
+        self._references: dict[int | None, Reference] = {}
+        self._lengths: dict[tuple[Kind, str, int | None], tuple[RunLength, RunLength]] = {}
 
     def plan(self) -> StudyPlan:
         runs: dict[RunKey, str] = {}
@@ -197,10 +198,11 @@ class _Planner:
     def _of_length(self, key: RunKey, config: Mapping[str, Any], own: RunLength, wanted: RunLength) -> list[str]:
         """Return overrides that make a run so long, evaluated as many times over its course as the joint run."""
         overrides = []
-        if own != wanted:
+        # With max_tokens, how many steps an epoch has depends on which rows come together, and so on the seed.
+        if own != wanted or config["sampler"].get("max_tokens") is not None:
             overrides = [f"trainer.max_steps={wanted.total_steps}", f"trainer.steps_per_epoch={wanted.steps_per_epoch}"]
         every = config["trainer"].get("evaluate_every", "epoch")
-        joint = self._reference(None, key.seed).length.total_steps
+        joint = self._reference(None).length.total_steps
         as_joint = every == self.base["trainer"].get("evaluate_every")
         if isinstance(every, int) and as_joint and wanted.total_steps != joint:
             overrides.append(f"trainer.evaluate_every={max(1, round(every * wanted.total_steps / joint))}")
@@ -216,38 +218,56 @@ class _Planner:
         named = self.settings.low_resource_task
         return dict.fromkeys(self.tasks if named is None else [named], size)
 
-    def _reference(self, size: int | None, seed: int) -> Reference:
+    def _reference(self, size: int | None) -> Reference:
         """The joint run by the overrides that all runs share, on all examples or on fewer of them."""
-        if (size, seed) not in self._references:
-            least = 0
-            if size is not None:
-                least = min(self.settings.min_steps, self._reference(None, seed).length.total_steps)
-            splits = limited(self.splits, self._sizes(size))
-            self._references[size, seed] = reference_run(self.trainer, self.sampler, splits, seed, least)
-        return self._references[size, seed]
+        if size not in self._references:
+            self._references[size] = self._joint(size, 0) if size is None else self._joint_on_few(size)
+        return self._references[size]
+
+    def _joint(self, size: int | None, least_steps: int) -> Reference:
+        splits = limited(self.splits, self._sizes(size))
+        return reference_run(self.trainer, self.sampler, splits, self.seed, least_steps)
+
+    def _joint_on_few(self, size: int) -> Reference:
+        """So long that neither it nor the runs of single tasks, which see as many rows, are too short to learn."""
+        joint = self._joint(size, min(self.settings.min_steps, self._reference(None).length.total_steps))
+        if self.settings.budget == "steps":
+            return joint
+        factors = [
+            self._least_steps("single", task) / self._matched(joint, "single", task, size).total_steps
+            for task in self._sizes(size)
+        ]
+        longer = math.ceil(joint.length.total_steps * max(factors))
+        return self._joint(size, longer) if longer > joint.length.total_steps else joint
 
     def _length(self, key: RunKey) -> tuple[RunLength, RunLength]:
         """How long a run would be by its own configuration, and how long it should be."""
-        place = (key.kind, key.name, key.size, key.seed)
+        place = (key.kind, key.name, key.size)
         if place not in self._lengths:
-            self._lengths[place] = self._find_length(key)
+            self._lengths[place] = self._find_length(*place)
         return self._lengths[place]
 
-    def _find_length(self, key: RunKey) -> tuple[RunLength, RunLength]:
-        config = self.drafts[key.kind, key.name].config
-        trainer, sampler = instantiate(config["trainer"]), instantiate(config["sampler"])
-        cut = limited(self.splits, self._sizes(key.size))
-        splits = {name: cut[name] for name in config["tasks"]}
-        own = run_length(trainer, sampler, splits, key.seed)
-        if key.kind == "variant" and config["trainer"] != self.base["trainer"]:  # its own length is what it is about
-            return own, own if key.size is None else stretched(own, self._least_steps(key))
-        reference = self._reference(key.size, key.seed)
-        if key.kind == "variant" and config["sampler"] == self.base["sampler"]:
+    def _find_length(self, kind: Kind, name: str, size: int | None) -> tuple[RunLength, RunLength]:
+        config = self.drafts[kind, name].config
+        own = run_length(
+            instantiate(config["trainer"]), instantiate(config["sampler"]), self._splits_of(config, size), self.seed
+        )
+        if kind == "variant" and any(config["trainer"].get(key) != self.base["trainer"].get(key) for key in _LENGTH):
+            return own, own if size is None else stretched(own, self._least_steps(kind, name))  # what it is about
+        reference = self._reference(size)
+        if kind == "variant" and config["sampler"] == self.base["sampler"]:
             return own, reference.length
-        least = 0 if key.size is None else self._least_steps(key)
-        return own, matched_length(reference, sampler, splits, key.seed, self.settings.budget, least)
+        return own, self._matched(reference, kind, name, size)
 
-    def _least_steps(self, key: RunKey) -> int:
-        """Runs on few examples are not shorter than `min_steps`, unless those on all examples are."""
-        full = RunKey(key.kind, key.name, None, key.seed)
-        return min(self.settings.min_steps, self._length(full)[1].total_steps)
+    def _matched(self, reference: Reference, kind: Kind, name: str, size: int | None) -> RunLength:
+        config = self.drafts[kind, name].config
+        splits = self._splits_of(config, size)
+        return matched_length(reference, instantiate(config["sampler"]), splits, self.seed, self.settings.budget)
+
+    def _splits_of(self, config: Mapping[str, Any], size: int | None) -> Splits:
+        cut = limited(self.splits, self._sizes(size))
+        return {name: cut[name] for name in config["tasks"]}
+
+    def _least_steps(self, kind: Kind, name: str) -> int:
+        """Runs on few examples are not to be shorter than `min_steps`, unless those on all examples are."""
+        return min(self.settings.min_steps, self._length(RunKey(kind, name, None, self.seed))[1].total_steps)

@@ -26,7 +26,8 @@ class StudySettings:
         budget: epochs: each task's rows are seen as often alone as together; steps: all runs have as many updates.
         low_resource: sizes of training splits, and `all`, for learning curves; None: none.
         low_resource_task: the task whose training split is cut to these sizes; None: all tasks' at once.
-        min_steps: runs on cut training splits have at least so many updates, but never more than on all examples.
+        min_steps: runs on cut training splits have at least so many updates, or as many as on all examples if those are
+            fewer; alone and together they are lengthened by the same factor.
         generalisation: score the training split, too, and report by how much it is ahead of validation.
         generalisation_examples: training examples of each task that are scored for it, at most.
         pairs: train every pair of tasks as the first variant says; draw who helps whom and propose groups.

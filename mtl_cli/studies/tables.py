@@ -189,11 +189,15 @@ def curve_table(report: StudyReport, curve: LearningCurve) -> Table:
             rows.append(row)
     settings = report.plan.settings
     one = settings.low_resource_task is not None
+    length = {
+        "epochs": "joint and single-task runs lengthened by the same factor",
+        "steps": "as many together as alone",
+    }[settings.budget]
     whose = "the other tasks keep all examples" if one else "all tasks are cut to the size"
     note = (
         f"{info.metric} on {curve.split} by number of training examples of {curve.task}; {whose}. Smaller splits are "
-        f"parts of larger ones of the same seed. At least {settings.min_steps:,} steps, but not more than on all "
-        "examples. "
+        f"parts of larger ones of the same seed. At least {settings.min_steps:,} steps, or as many as on all examples; "
+        f"{length}. "
         "* differs from single-task training at the same size: paired t-test over seeds, Holm-corrected over sizes, "
         f"p < .05.{_passes_of(curve)}"
     )
@@ -202,7 +206,7 @@ def curve_table(report: StudyReport, curve: LearningCurve) -> Table:
 
 
 def _passes_of(curve: LearningCurve) -> str:
-    """Say how often the task's rows were seen: on few examples, single-task runs may see theirs more often."""
+    """Say how often the task's rows were seen: on few examples more often than on many."""
     said = []
     for system, points in curve.systems.items():
         passes = [f"{point.passes:.1f}" for point in points if point.passes is not None]
