@@ -53,7 +53,7 @@ class StudySettings:
         """Refuse what contradicts itself.
 
         Raises:
-            UserError: no seeds or one twice, sizes twice, variants without a usable name.
+            UserError: no seeds or one twice, no sizes or one twice, variants without a usable name.
         """
         if not self.seeds:
             raise UserError("study.seeds: found [], allowed: one number or more, such as [1,2,3]")
@@ -61,8 +61,12 @@ class StudySettings:
             values = getattr(self, key) or []
             if len(set(values)) < len(values):
                 raise UserError(f"study.{key}: found {values}, which has a value twice")
-        if self.low_resource == []:
-            raise UserError("study.low_resource: found [], allowed: sizes such as [100,300,all], or null")
+        if self.low_resource is not None and not self.sizes:
+            found = f"[{', '.join(map(str, self.low_resource))}]"
+            raise UserError(
+                f"study.low_resource: found {found}, which cuts no training split; allowed: sizes such as "
+                "[100,300,all], or null"
+            )
         if self.low_resource_task is not None and not self.low_resource:
             raise UserError("study.low_resource_task: has no effect without study.low_resource=[100,300,all]")
         self.named_variants()
