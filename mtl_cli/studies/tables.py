@@ -90,7 +90,7 @@ def _means_note(report: StudyReport, comparison: Comparison) -> str:
     n = f"n = {min(counts)}" if len(counts) == 1 else f"n = {min(counts, default=0)} to {max(counts, default=0)}"
     tested = (
         "paired t-test over seeds, Holm-corrected over tasks, p < .05"
-        if several
+        if len(report.plan.settings.seeds) > 1
         else "paired bootstrap over examples, Holm-corrected over tasks, p < .05"
     )
     interval = ", mean ± half the 95 % t-interval" if several else ""

@@ -6,6 +6,7 @@ import pytest
 import scipy.stats
 from made_up_study import SINGLE, TASKS, VARIANTS, measured, settings
 
+from mtl_cli.studies.bootstrap import Bootstrap
 from mtl_cli.studies.budgets import unequal_budgets
 from mtl_cli.studies.comparison import compare
 from mtl_cli.studies.costs import costs_of
@@ -57,7 +58,18 @@ def test_pairs_are_the_seeds_that_both_have():
     cells = comparison.variants["equal"].tasks
     assert (cells["rte"].gain.difference.n, cells["sts"].gain.difference.n) == (2, 1)
     assert cells["sts"].gain.p is None
+    assert not cells["sts"].beyond_noise
     assert comparison.variants["equal"].delta_m.n == 1
+
+
+def test_in_a_study_of_several_seeds_the_bootstrap_over_examples_never_decides():
+    drawn = Bootstrap(difference=-0.5, low=-0.6, high=-0.4, p=0.001, num_examples=277, num_resamples=1000)
+    found = measured(missing=["single=sts,seed=2", "single=sts,seed=3"])
+    cell = compare(found, "validation", {("equal", "sts"): drawn}).variants["equal"].tasks["sts"]
+    assert (cell.gain.difference.n, cell.decided_by) == (1, "seeds")
+    assert cell.bootstrap_p_holm < 0.05
+    assert cell.decisive_p is None
+    assert not cell.beyond_noise
 
 
 def test_a_split_without_labels_is_left_out():
