@@ -76,6 +76,8 @@ class VariantComparison:
         mean_rank: over tasks, 1 the best of single-task training and all variants.
         better: tasks on which it is better beyond noise.
         worse: tasks on which it is worse beyond noise: negative transfer.
+        untested: tasks with values of which no test can tell: one seed without predictions, differences that are
+            all equal, or values that are not finite.
     """
 
     tasks: dict[str, TaskComparison]
@@ -83,6 +85,7 @@ class VariantComparison:
     mean_rank: float | None
     better: list[str]
     worse: list[str]
+    untested: list[str]
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,9 @@ def _compare_variant(
         mean_rank=rank,
         better=[task for task, direction in beyond.items() if direction > 0],
         worse=[task for task, direction in beyond.items() if direction < 0],
+        untested=[
+            task for task, cell in tasks.items() if cell.decisive_p is None and set(values[task]) & set(single[task])
+        ],
     )
 
 

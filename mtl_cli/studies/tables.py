@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mtl_cli.studies import numbers
-from mtl_cli.studies.comparison import Comparison
+from mtl_cli.studies.comparison import LEVEL, Comparison
 from mtl_cli.studies.gaps import Gap
 from mtl_cli.studies.learning_curves import LearningCurve
 from mtl_cli.studies.report import StudyReport
@@ -181,7 +181,7 @@ def curve_table(report: StudyReport, curve: LearningCurve) -> Table:
         for column, size in enumerate(sizes, start=1):
             point = of_size.get(size)
             text = numbers.mean_and_half(point.mean if point else None, info)
-            if point and point.gain and point.p_holm is not None and point.p_holm < 0.05:
+            if point and point.gain and point.p_holm is not None and point.p_holm < LEVEL:
                 text += " *"
                 marks[len(rows), column] = "better" if point.gain.difference.mean > 0 else "worse"
             row.append(text)
@@ -256,7 +256,7 @@ def transfer_table(report: StudyReport, transfer: Transfer) -> Table:
                 continue
             gain = numbers.metric(cell.gain.difference.mean, info, True)
             row.append(gain + (f" ({cell.percent:+.1f} %)" if cell.percent is not None else ""))
-            if cell.p_holm is not None and cell.p_holm < 0.05:
+            if cell.p_holm is not None and cell.p_holm < LEVEL:
                 row[-1] += " *"
                 marks[len(rows), column] = "better" if cell.gain.difference.mean > 0 else "worse"
         rows.append(row)
