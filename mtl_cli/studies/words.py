@@ -42,7 +42,7 @@ def _opening(comparison: Comparison, tasks: Tasks) -> str:
 def _verdict(comparison: Comparison) -> str:
     worse = {name: found.worse for name, found in comparison.variants.items() if found.worse}
     better = {name: found.better for name, found in comparison.variants.items() if found.better}
-    untested = {name: left for name, found in comparison.variants.items() if (left := found.untested)}
+    untested = {name: found.untested for name, found in comparison.variants.items() if found.untested}
     if not any(cell.decisive_p is not None for found in comparison.variants.values() for cell in found.tasks.values()):
         return f"whether learning together helps could not be tested: {_why_untested(comparison)}"
     if better and worse:
@@ -53,8 +53,7 @@ def _verdict(comparison: Comparison) -> str:
         verdict = f"did not help on any task beyond noise, and hurt on {_named(worse)}: negative transfer"
     else:
         verdict = f"made no difference beyond noise on any {'tested ' if untested else ''}task"
-    left = f"; not tested: {_named(untested)}" if untested else ""
-    return f"learning together {verdict}{left}"
+    return f"learning together {verdict}{f'; not tested: {_named(untested)}' if untested else ''}"
 
 
 def _why_untested(comparison: Comparison) -> str:
@@ -120,7 +119,9 @@ def _of_curve(curve: LearningCurve, report: StudyReport) -> str:
     with_all = "all" in (settings.low_resource or [])
     sizes = [*settings.sizes, *([report.plan.tasks[curve.task].num_train] if with_all else [])]
     for variant in report.plan.variants:
-        helps, hurts, untested = [], [], []
+        helps: list[str] = []
+        hurts: list[str] = []
+        untested: list[str] = []
         points = {point.size: point for point in curve.systems.get(variant, [])}
         for size in sizes:
             point = points.get(size)
@@ -152,7 +153,9 @@ def _of_gaps(report: StudyReport) -> list[str]:
 
 
 def _gaps_in_words(gaps: dict[str, Gap], report: StudyReport) -> str:
-    smaller, larger, untested = [], [], []
+    smaller: list[str] = []
+    larger: list[str] = []
+    untested: list[str] = []
     for task in report.plan.tasks:
         gap = gaps.get(task)
         if gap is None or gap.p_holm is None or gap.difference is None:

@@ -12,7 +12,7 @@ from mtl_cli.sweeps import Job
 from mtl_cli.tracking import RunFolder
 
 
-class Launched(Exception):
+class LaunchedError(Exception):
     """The study came as far as the launch of its runs."""
 
 
@@ -35,7 +35,7 @@ def with_secrets(plan):
 def resume(folder, launched):
     def launch(_, jobs):
         launched.extend(jobs)
-        raise Launched
+        raise LaunchedError
 
     config = {"study": {"resume": str(folder)}}
     return command.study(config, folder, [f"study.resume={folder}"], launch, refuse_to_compose)
@@ -71,7 +71,7 @@ def test_a_study_all_of_whose_runs_are_finished_needs_no_secret(tmp_path):
     write_plan(tmp_path, plan)
     finish(tmp_path, plan)
     launched = []
-    with pytest.raises(Launched):
+    with pytest.raises(LaunchedError):
         resume(tmp_path, launched)
     assert len(launched) == len(plan.jobs)
 
