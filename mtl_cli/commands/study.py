@@ -28,6 +28,7 @@ from mtl_cli.studies.words import words_of
 from mtl_cli.sweeps import JobOutcome, Launch
 from mtl_cli.tracking import ConsoleLog
 from mtl_cli.tracking.json_files import write_json, write_text
+from mtl_cli.tracking.masking import MASK
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,21 @@ def _reopen(folder: Path, overrides: Sequence[str]) -> StudyPlan:
             f"study.resume: a study goes on with the settings it was started with; leave out {', '.join(others)}, or "
             "start a new study with them"
         )
-    return read_plan(folder)
+    plan = read_plan(folder)
+    _refuse_lost_secrets(folder, plan)
+    return plan
+
+
+def _refuse_lost_secrets(folder: Path, plan: StudyPlan) -> None:
+    """Secrets are not written down: a run that is to be made with one needs it again."""
+    unfinished = read_measured(folder, plan).missing
+    masked = [o for job in plan.jobs if job.name in unfinished for o in job.overrides if MASK in o]
+    keys = list(dict.fromkeys(override.partition("=")[0].lstrip("+~") for override in masked))
+    if keys:
+        raise UserError(
+            f"study.resume: secrets are not written down, and runs that are not finished need {', '.join(keys)}. Give "
+            f"the command of the study again, with the secrets and hydra.run.dir={folder}: it goes on, too"
+        )
 
 
 def _refuse_other_study(folder: Path, plan: StudyPlan) -> None:
@@ -135,7 +150,7 @@ def write_report(folder: Path, report: StudyReport) -> None:
 
 
 def _train_metrics(folder: Path, measured: Measured, config: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Main metrics on the training split, of the runs of the comparison: computed once and kept in generalisation/."""
+    """Main metrics on the training split, of the runs of the comparison: kept in generalisation/ with their number."""
     plan, found = measured.plan, {}
     most = plan.settings.generalisation_examples
     jobs = {job for key, job in plan.runs.items() if key.size is None and key.kind != "pair"}
@@ -143,7 +158,7 @@ def _train_metrics(folder: Path, measured: Measured, config: Mapping[str, Any]) 
         if job not in jobs:
             continue
         file = folder / "generalisation" / f"{job}.json"
-        if not file.is_file():
+        if _examples_of(file) != most:
             log.info("scoring training examples: %s", job)
             cache_dir = Path(config["cache_dir"]) if config.get("cache_dir") else None
             metrics = training_metrics(run, most, cache_dir=cache_dir, allow_targets=config.get("allow_targets"))
@@ -155,3 +170,12 @@ def _train_metrics(folder: Path, measured: Measured, config: Mapping[str, Any]) 
             if values.get(plan.tasks[task].metric) is not None
         }
     return found
+
+
+def _examples_of(file: Path) -> int | None:
+    """How many training examples the scores in a file are of; None where there are none."""
+    try:
+        number: int = json.loads(file.read_text(encoding="utf-8"))["examples"]
+        return number
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mtl_cli.errors import UserError
+
 CountsToMetric = Callable[[np.ndarray], float]
 """From how often each example counts, int64, shape (E,), to a metric over the examples counted so."""
 
@@ -49,7 +51,8 @@ def paired_bootstrap(
     two-sided form of the test of Berg-Kirkpatrick, Burkett & Klein, An Empirical Investigation of Statistical
     Significance in NLP (EMNLP, 2012), who count d* >= 2 d; resampling test sets goes back to Koehn, Statistical
     Significance Tests for Machine Translation Evaluation (EMNLP, 2004). It speaks of the two trained models at hand;
-    what another seed would give, only other seeds tell.
+    what another seed would give, only other seeds tell. A draw on which the metric is not finite (a correlation where
+    all labels are equal) counts as one as large, which makes p larger, and is left out of the interval.
 
     Args:
         first: the metric of the first model.
@@ -58,6 +61,9 @@ def paired_bootstrap(
         num_resamples: draws.
         seed: of the draws.
         higher_is_better: False turns the differences round, so that positive ones speak for the first model.
+
+    Raises:
+        UserError: the difference is not finite on the examples as they are, or on no draw.
     """
     sign = 1.0 if higher_is_better else -1.0
 
@@ -65,6 +71,8 @@ def paired_bootstrap(
         return sign * (first(counts_E) - second(counts_E))
 
     observed = difference(np.ones(num_examples, dtype=np.int64))
+    if not math.isfinite(observed):
+        raise UserError("the metric of one of the two runs is not a finite number")
     generator = np.random.default_rng([seed, num_examples])
     drawn = np.array(
         [
@@ -72,9 +80,11 @@ def paired_bootstrap(
             for _ in range(num_resamples)
         ]
     )
+    finite = drawn[np.isfinite(drawn)]
+    if not len(finite):
+        raise UserError(f"the metric is not a finite number on any of {num_resamples:,} draws of the examples")
     # Rounding must not decide whether a difference is as large as the one observed.
-    extreme = int((np.abs(drawn - observed) >= abs(observed) - 1e-12).sum())
-    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+    extreme = int((np.abs(finite - observed) >= abs(observed) - 1e-12).sum()) + num_resamples - len(finite)
+    low, high = np.quantile(finite, [0.025, 0.975]).tolist()
     p = (1 + extreme) / (1 + num_resamples)
-    assert math.isfinite(observed), "metrics are finite"
     return Bootstrap(observed, low, high, p, num_examples, num_resamples)

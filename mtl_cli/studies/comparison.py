@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from mtl_cli.studies.bootstrap import Bootstrap
 from mtl_cli.studies.measured import Measured
@@ -36,6 +37,8 @@ class TaskComparison:
         p_holm: of the gain, corrected over tasks.
         bootstrap: over examples, for one seed.
         bootstrap_p_holm: of the bootstrap, corrected over tasks.
+        decided_by: seeds: `p_holm` says whether the difference is beyond noise; examples: `bootstrap_p_holm` does, as
+            in studies of one seed. The same in all of a study.
     """
 
     values: dict[int, float]
@@ -44,17 +47,17 @@ class TaskComparison:
     p_holm: float | None
     bootstrap: Bootstrap | None
     bootstrap_p_holm: float | None
+    decided_by: Literal["seeds", "examples"]
 
     @property
     def beyond_noise(self) -> bool:
-        """Whether the difference is significant: over seeds where there are several, else over examples."""
+        """Whether the difference is significant: over seeds where the study has several, else over examples."""
         return (p := self.decisive_p) is not None and p < LEVEL
 
     @property
     def decisive_p(self) -> float | None:
-        """The corrected p that `beyond_noise` goes by."""
-        several = self.gain is not None and self.gain.difference.n > 1
-        return self.p_holm if several else self.bootstrap_p_holm
+        """The corrected p that `beyond_noise` goes by; None where nothing could be tested."""
+        return self.p_holm if self.decided_by == "seeds" else self.bootstrap_p_holm
 
     @property
     def direction(self) -> int:
@@ -73,6 +76,8 @@ class VariantComparison:
         mean_rank: over tasks, 1 the best of single-task training and all variants.
         better: tasks on which it is better beyond noise.
         worse: tasks on which it is worse beyond noise: negative transfer.
+        untested: tasks with values of which no test can tell: one seed without predictions, differences that are
+            all equal, or values that are not finite.
     """
 
     tasks: dict[str, TaskComparison]
@@ -80,6 +85,7 @@ class VariantComparison:
     mean_rank: float | None
     better: list[str]
     worse: list[str]
+    untested: list[str]
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class Comparison:
 
 def compare(measured: Measured, split: str, bootstraps: Bootstraps) -> Comparison:
     """Compare every variant with single-task training on one split; tasks without labels there are left out."""
-    tasks = {name: info for name, info in measured.plan.tasks.items() if _has_values(measured, name, split)}
+    tasks = {name: info for name, info in measured.plan.tasks.items() if measured.has_values(name, split)}
     higher = {name: info.higher_is_better for name, info in tasks.items()}
     single = {name: measured.values("single", name, name, split) for name in tasks}
     of_variants = {
@@ -114,6 +120,7 @@ def compare(measured: Measured, split: str, bootstraps: Bootstraps) -> Compariso
         system: {task: m.mean for task, seeds in values.items() if (m := mean_interval(list(seeds.values())))}
         for system, values in {"": single, **of_variants}.items()
     }
+    decided_by: Literal["seeds", "examples"] = "seeds" if len(measured.plan.settings.seeds) > 1 else "examples"
     ranks = mean_ranks({system: found for system, found in means.items() if found}, higher)
     return Comparison(
         split=split,
@@ -121,14 +128,10 @@ def compare(measured: Measured, split: str, bootstraps: Bootstraps) -> Compariso
         single_values=single,
         single_rank=ranks.get(""),
         variants={
-            variant: _compare_variant(variant, values, single, higher, ranks.get(variant), bootstraps)
+            variant: _compare_variant(variant, values, single, higher, ranks.get(variant), bootstraps, decided_by)
             for variant, values in of_variants.items()
         },
     )
-
-
-def _has_values(measured: Measured, task: str, split: str) -> bool:
-    return any(split in results.tasks.get(task, {}) for results in measured.results.values())
 
 
 def _compare_variant(
@@ -138,6 +141,7 @@ def _compare_variant(
     higher: Mapping[str, bool],
     rank: float | None,
     bootstraps: Bootstraps,
+    decided_by: Literal["seeds", "examples"],
 ) -> VariantComparison:
     gains = {task: gain_over(values[task], single[task], higher[task]) for task in values}
     corrected = holm([gain.p if gain is not None else None for gain in gains.values()])
@@ -151,6 +155,7 @@ def _compare_variant(
             p,
             bootstrap,
             bootstrap_p,
+            decided_by,
         )
         for task, p, bootstrap, bootstrap_p in zip(values, corrected, drawn, drawn_corrected, strict=True)
     }
@@ -161,6 +166,9 @@ def _compare_variant(
         mean_rank=rank,
         better=[task for task, direction in beyond.items() if direction > 0],
         worse=[task for task, direction in beyond.items() if direction < 0],
+        untested=[
+            task for task, cell in tasks.items() if cell.decisive_p is None and set(values[task]) & set(single[task])
+        ],
     )
 
 

@@ -19,8 +19,8 @@ class Cost:
         tokens: trained on.
         steps: optimizer updates.
         seconds: of training and validation.
-        tokens_of_tasks: task -> tokens.
-        passes_of_tasks: task -> passes over its training rows.
+        tokens_of_tasks: task -> tokens; of the seeds that counted them.
+        passes_of_tasks: task -> passes over its training rows; of the seeds that counted them.
     """
 
     parameters: float
@@ -48,28 +48,14 @@ def costs_of(measured: Measured) -> dict[str, Cost]:
 
 
 def _mean(of_seeds: Sequence[Sequence[Results]]) -> Cost:
-    tasks = [task for run in of_seeds[0] for task in run.seen]
     seen = [{task: seen for run in runs for task, seen in run.seen.items()} for runs in of_seeds]
+    tasks = dict.fromkeys(task for of_seed in seen for task in of_seed)  # runs of older versions did not count all
+    of_tasks = {task: [of_seed[task] for of_seed in seen if task in of_seed] for task in tasks}
     return Cost(
         parameters=fmean(sum(run.parameters.total for run in runs) for runs in of_seeds),
         tokens=fmean(sum(run.training.tokens for run in runs) for runs in of_seeds),
         steps=fmean(sum(run.training.steps for run in runs) for runs in of_seeds),
         seconds=fmean(sum(run.training.seconds for run in runs) for runs in of_seeds),
-        tokens_of_tasks={task: fmean(of_seed[task].tokens for of_seed in seen) for task in tasks},
-        passes_of_tasks={task: fmean(of_seed[task].passes for of_seed in seen) for task in tasks},
+        tokens_of_tasks={task: fmean(seen.tokens for seen in found) for task, found in of_tasks.items()},
+        passes_of_tasks={task: fmean(seen.passes for seen in found) for task, found in of_tasks.items()},
     )
-
-
-def unequal_budgets(costs: dict[str, Cost], tolerance: float = 0.02) -> list[str]:
-    """Say which variants saw more or less of a task than single-task training, by more than `tolerance` of it."""
-    notes = []
-    single = costs.get("single")
-    for variant, cost in costs.items() if single is not None else ():
-        parts = []
-        for task, passes in cost.passes_of_tasks.items():
-            alone = single.passes_of_tasks.get(task) if single is not None else None
-            if alone and abs(passes / alone - 1) > tolerance:
-                parts.append(f"{task} {passes:.2f} times (alone {alone:.2f})")
-        if variant != "single" and parts:
-            notes.append(f"{variant} saw the training rows of {', '.join(parts)}.")
-    return notes

@@ -13,6 +13,7 @@ from mtl_cli.check_config import check_tasks
 from mtl_cli.errors import UserError
 from mtl_cli.studies.bootstrap import Bootstrap, paired_bootstrap
 from mtl_cli.studies.measured import Measured
+from mtl_cli.studies.plan import Kind, RunKey
 from mtl_cli.tracking.run_folder import RunFolder
 
 
@@ -29,46 +30,51 @@ def bootstrap_variants(
     problems: list[str] = []
     alone: dict[str, _Predicted] = {}
     for task, info in plan.tasks.items():
-        single = measured.folder("single", task, seed)
-        if single is None:
+        if not measured.has_values(task, split):
             continue
         for variant in plan.variants:
-            folder = measured.folder("variant", variant, seed)
-            if folder is None:
-                continue
             try:
                 if task not in alone:
+                    single = _finished(measured, "single", task, seed)
                     alone[task] = _Predicted(single, task, split, info.metric, allow_targets)
+                folder = _finished(measured, "variant", variant, seed)
                 together = _Predicted(folder, task, split, info.metric, allow_targets)
-                bootstrap = _compare(together, alone[task], plan.settings.resamples, seed, info.higher_is_better)
+                found[variant, task] = _compare(
+                    together, alone[task], plan.settings.resamples, seed, info.higher_is_better
+                )
             except UserError as error:
                 problems.append(f"{variant} on {task}, {split}: no bootstrap ({error})")
-                continue
-            if bootstrap is not None:
-                found[variant, task] = bootstrap
     return found, problems
+
+
+def _finished(measured: Measured, kind: Kind, name: str, seed: int) -> RunFolder:
+    folder = measured.folder(kind, name, seed)
+    if folder is None:
+        raise UserError(f"{measured.plan.runs[RunKey(kind, name, None, seed)]} is not finished")
+    return folder
 
 
 class _Predicted:
     """The metric of a run's predictions on a split, as a function of how often each example counts."""
 
     def __init__(self, folder: RunFolder, task: str, split: str, metric: str, allow_targets: list[str] | None) -> None:
-        self.records: list[dict[str, Any]] = []
-        self.of_counts: Callable[[np.ndarray], float] | None = None
         file = folder.predictions_file(task, split)
         if not file.is_file():
-            return
+            raise UserError(f"{folder.path.name} has no {file.relative_to(folder.path)}")
         try:
-            self.records = folder.read_predictions(task, split)
+            self.records: list[dict[str, Any]] = folder.read_predictions(task, split)
             if not self.records or not all("label" in record for record in self.records):
-                return
+                raise UserError(f"{file.relative_to(folder.path)} of {folder.path.name} holds no labels")
             node = folder.read_config()["tasks"][task]
             check_tasks({task: node}, allow_targets)
-            self.of_counts = build_tasks({task: node})[task].metric_of_counts(
-                metric, self.records, _labels_of(folder, task)
-            )
+            of_counts = build_tasks({task: node})[task].metric_of_counts(metric, self.records, _labels_of(folder, task))
+        except UserError:
+            raise
         except (KeyError, ValueError, TypeError, OSError) as error:
             raise UserError(f"{file} cannot be used: {' '.join(str(error).split())}") from error
+        if of_counts is None:
+            raise UserError(f"{metric} of this type of task cannot be computed anew for drawn examples")
+        self.of_counts: Callable[[np.ndarray], float] = of_counts
 
     @property
     def labels(self) -> list[Any]:
@@ -82,11 +88,7 @@ def _labels_of(folder: RunFolder, task: str) -> list[str] | None:
     return labels
 
 
-def _compare(
-    first: _Predicted, second: _Predicted, resamples: int, seed: int, higher_is_better: bool
-) -> Bootstrap | None:
-    if first.of_counts is None or second.of_counts is None:
-        return None
+def _compare(first: _Predicted, second: _Predicted, resamples: int, seed: int, higher_is_better: bool) -> Bootstrap:
     if first.labels != second.labels:
         raise UserError("the two runs have other examples or labels")
     return paired_bootstrap(

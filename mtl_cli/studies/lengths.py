@@ -65,9 +65,7 @@ def steps_for_rows(sampler: Sampler, splits: Splits, seed: int, num_rows: int) -
             return step
 
 
-def matched_length(
-    reference: Reference, sampler: Sampler, splits: Splits, seed: int, by: str, least_steps: int = 0
-) -> RunLength:
+def matched_length(reference: Reference, sampler: Sampler, splits: Splits, seed: int, by: str) -> RunLength:
     """Return the length of a run of some of the tasks, or with another sampler, with the budget of the joint run.
 
     By "epochs", the run holds as many rows in total as the joint run holds of these tasks. With the same sampler, each
@@ -80,13 +78,12 @@ def matched_length(
         splits: of the tasks of the run.
         seed: of the run.
         by: epochs or steps.
-        least_steps: the run is at least so long.
     """
     joint = reference.length
     if by == "steps":
         return joint
     num_rows = sum(reference.rows[task] for task in splits)
-    total = max(steps_for_rows(sampler, splits, seed, num_rows), least_steps)
+    total = steps_for_rows(sampler, splits, seed, num_rows)
     num_epochs = joint.total_steps / joint.steps_per_epoch
     return RunLength(max(1, math.ceil(total / num_epochs)), total)
 
@@ -107,7 +104,10 @@ def fitting(sampler: Sampler, tasks: Mapping[str, object] | Sequence[str]) -> Sa
 
 
 def limited(splits: Splits, sizes: Mapping[str, int]) -> dict[str, EncodedSplit]:
-    """Keep so many examples of each task named. Which ones a run draws does not change the length of the run."""
+    """Keep so many examples of each task named, the first ones.
+
+    Which ones a run draws changes its length only where its sampler has `max_tokens`, and little there.
+    """
     return {
         task: split.select(np.arange(sizes[task])) if task in sizes and sizes[task] < split.num_examples else split
         for task, split in splits.items()

@@ -49,6 +49,10 @@ class Measured:
                 found[seed] = value
         return found
 
+    def has_values(self, task: str, split: str) -> bool:
+        """Return whether any run has figures of a task on a split."""
+        return any(split in results.tasks.get(task, {}) for results in self.results.values())
+
     def splits(self) -> list[str]:
         """Return the splits that any task has figures of, the one that the report is about first."""
         with_labels = {

@@ -1,29 +1,24 @@
-"""From the overrides of a study to its runs: compose and check each configuration, settle how long each run is."""
+"""From the overrides of a study to its runs: compose and check each configuration; `planner` makes jobs of them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from mtl_cli.build import build_tasks, instantiate
+from mtl_cli.build import build_tasks
 from mtl_cli.check_config import ConfigError, check_config
 from mtl_cli.errors import UserError
-from mtl_cli.studies.lengths import Reference, Splits, limited, matched_length, reference_run, stretched
+from mtl_cli.studies.lengths import Splits
 from mtl_cli.studies.plan import (
     Kind,
-    RunKey,
     StudyPlan,
     TaskInfo,
-    needed_runs,
     pair_name,
     removed_tasks,
     without_groups,
 )
+from mtl_cli.studies.planner import Draft, Planner
 from mtl_cli.studies.settings import StudySettings, overrides_in
-from mtl_cli.sweeps import Job
-from mtl_cli.training.length import RunLength, run_length
 
 Compose = Callable[[Sequence[str]], dict[str, Any]]
 """From overrides of `mtl train` to the plain configuration that they give."""
@@ -33,14 +28,6 @@ Load = Callable[[dict[str, Any]], Splits]
 
 _COMPARED = ("sharing", "weighting", "sampler")
 _OF_NO_MATTER = ("loggers", "seed", "cache_dir", "debug", "allow_targets")
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """A run but for its seed, its size and its length."""
-
-    overrides: tuple[str, ...]
-    config: dict[str, Any]
 
 
 def plan_study(settings: StudySettings, common: Sequence[str], compose: Compose, load: Load) -> StudyPlan:
@@ -62,12 +49,12 @@ def plan_study(settings: StudySettings, common: Sequence[str], compose: Compose,
         for name, task in build_tasks(base["tasks"]).items()
     }
     _check_sizes(settings, tasks)
-    return _Planner(settings, base, drafts, splits, tasks, notes).plan()
+    return Planner(settings, base, drafts, splits, tasks, notes).plan()
 
 
 def _check_all(
     settings: StudySettings, common: Sequence[str], compose: Compose
-) -> tuple[dict[tuple[Kind, str], _Draft], dict[str, Any], list[str]]:
+) -> tuple[dict[tuple[Kind, str], Draft], dict[str, Any], list[str]]:
     """Compose and check what all runs are made of; return drafts, the configuration of `common`, and notes."""
     problems = [
         f"seed: a study has its seeds in study.seeds (found {o})" for o in common if o.partition("=")[0] == "seed"
@@ -85,9 +72,7 @@ def _check_all(
             f"study.low_resource_task: found {settings.low_resource_task!r}, allowed: a task of the study "
             f"({', '.join(names)})"
         )
-    if settings.pairs and len(names) < 2:
-        problems.append("study.pairs: needs two tasks or more")
-    drafts: dict[tuple[Kind, str], _Draft] = {}
+    drafts: dict[tuple[Kind, str], Draft] = {}
     notes: list[str] = []
 
     def draft(kind: Kind, name: str, tasks: Sequence[str], overrides: Sequence[str], where: str) -> None:
@@ -97,7 +82,7 @@ def _check_all(
             if list(config["tasks"]) != list(tasks):
                 raise UserError(f"trains {', '.join(config['tasks'])}, where the study is about {', '.join(tasks)}")
             check_config(config, allowed)
-            drafts[kind, name] = _Draft((*overrides, *removed), config)
+            drafts[kind, name] = Draft((*overrides, *removed), config)
 
         _collect(problems, where, make)
 
@@ -152,102 +137,3 @@ def _check_sizes(settings: StudySettings, tasks: Mapping[str, TaskInfo]) -> None
     ]
     if problems:
         raise ConfigError(problems)
-
-
-class _Planner:
-    """Makes a job of each run that is needed."""
-
-    def __init__(
-        self,
-        settings: StudySettings,
-        base: dict[str, Any],
-        drafts: Mapping[tuple[Kind, str], _Draft],
-        splits: Splits,
-        tasks: dict[str, TaskInfo],
-        notes: list[str],
-    ) -> None:
-        self.settings, self.base, self.drafts, self.splits, self.tasks = settings, base, drafts, splits, tasks
-        self.notes = notes
-        self.trainer, self.sampler = instantiate(base["trainer"]), instantiate(base["sampler"])
-        self.seed = settings.seeds[0]
-        self._references: dict[tuple[int | None, int], Reference] = {}
-        self._lengths: dict[tuple[Kind, str, int | None, int], tuple[RunLength, RunLength]] = {}
-
-    def plan(self) -> StudyPlan:
-        runs: dict[RunKey, str] = {}
-        jobs: dict[str, Job] = {}
-        known: dict[str, str] = {}
-        steps: dict[str, int] = {}
-        for key in needed_runs(self.settings, list(self.tasks)):
-            draft = self.drafts[key.kind, key.name]
-            own, wanted = self._length(key)
-            extra = [*self._of_size(key, draft), *self._of_length(key, draft.config, own, wanted)]
-            same = json.dumps([draft.config | {"seed": key.seed}, extra], sort_keys=True, default=str)
-            name = known.setdefault(same, key.job_name)
-            runs[key] = name
-            if name not in jobs:
-                jobs[name] = Job(name=name, overrides=(*draft.overrides, *extra, f"seed={key.seed}"))
-                steps[name] = wanted.total_steps
-        if len(self.settings.seeds) == 1:
-            self.notes.append("There is one seed: no interval, and only the bootstrap over examples tests anything.")
-        return StudyPlan(
-            self.settings, self.tasks, self.settings.named_variants(), runs, tuple(jobs.values()), steps, self.notes
-        )
-
-    def _of_length(self, key: RunKey, config: Mapping[str, Any], own: RunLength, wanted: RunLength) -> list[str]:
-        """Return overrides that make a run so long, evaluated as many times over its course as the joint run."""
-        overrides = []
-        if own != wanted:
-            overrides = [f"trainer.max_steps={wanted.total_steps}", f"trainer.steps_per_epoch={wanted.steps_per_epoch}"]
-        every = config["trainer"].get("evaluate_every", "epoch")
-        joint = self._reference(None, key.seed).length.total_steps
-        as_joint = every == self.base["trainer"].get("evaluate_every")
-        if isinstance(every, int) and as_joint and wanted.total_steps != joint:
-            overrides.append(f"trainer.evaluate_every={max(1, round(every * wanted.total_steps / joint))}")
-        return overrides
-
-    def _of_size(self, key: RunKey, draft: _Draft) -> list[str]:
-        sizes = {task: size for task, size in self._sizes(key.size).items() if task in draft.config["tasks"]}
-        return [f"tasks.{task}.max_train_examples={size}" for task, size in sizes.items()]
-
-    def _sizes(self, size: int | None) -> dict[str, int]:
-        if size is None:
-            return {}
-        named = self.settings.low_resource_task
-        return dict.fromkeys(self.tasks if named is None else [named], size)
-
-    def _reference(self, size: int | None, seed: int) -> Reference:
-        """The joint run by the overrides that all runs share, on all examples or on fewer of them."""
-        if (size, seed) not in self._references:
-            least = 0
-            if size is not None:
-                least = min(self.settings.min_steps, self._reference(None, seed).length.total_steps)
-            splits = limited(self.splits, self._sizes(size))
-            self._references[size, seed] = reference_run(self.trainer, self.sampler, splits, seed, least)
-        return self._references[size, seed]
-
-    def _length(self, key: RunKey) -> tuple[RunLength, RunLength]:
-        """How long a run would be by its own configuration, and how long it should be."""
-        place = (key.kind, key.name, key.size, key.seed)
-        if place not in self._lengths:
-            self._lengths[place] = self._find_length(key)
-        return self._lengths[place]
-
-    def _find_length(self, key: RunKey) -> tuple[RunLength, RunLength]:
-        config = self.drafts[key.kind, key.name].config
-        trainer, sampler = instantiate(config["trainer"]), instantiate(config["sampler"])
-        cut = limited(self.splits, self._sizes(key.size))
-        splits = {name: cut[name] for name in config["tasks"]}
-        own = run_length(trainer, sampler, splits, key.seed)
-        if key.kind == "variant" and config["trainer"] != self.base["trainer"]:  # its own length is what it is about
-            return own, own if key.size is None else stretched(own, self._least_steps(key))
-        reference = self._reference(key.size, key.seed)
-        if key.kind == "variant" and config["sampler"] == self.base["sampler"]:
-            return own, reference.length
-        least = 0 if key.size is None else self._least_steps(key)
-        return own, matched_length(reference, sampler, splits, key.seed, self.settings.budget, least)
-
-    def _least_steps(self, key: RunKey) -> int:
-        """Runs on few examples are not shorter than `min_steps`, unless those on all examples are."""
-        full = RunKey(key.kind, key.name, None, key.seed)
-        return min(self.settings.min_steps, self._length(full)[1].total_steps)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from mtl_cli.studies.budgets import unequal_budgets
 from mtl_cli.studies.comparison import Comparison, compare
-from mtl_cli.studies.costs import Cost, costs_of, unequal_budgets
+from mtl_cli.studies.costs import Cost, costs_of
 from mtl_cli.studies.examples import bootstrap_variants
 from mtl_cli.studies.gaps import Gap, TrainMetrics, gaps_of
 from mtl_cli.studies.learning_curves import LearningCurve, learning_curves
@@ -28,7 +29,7 @@ class StudyReport:
         costs: `single` and each variant -> what it took.
         curves: over the size of the training split, if asked for.
         gaps: system -> task -> gap between training and validation, if asked for.
-        transfer: who helps whom, if asked for.
+        transfer: who helps whom on validation, if asked for.
         missing: job -> why there is no result of it.
         notes: what to know about the comparison.
     """
@@ -54,17 +55,17 @@ def make_report(
         comparisons.append(compare(measured, split, bootstraps))
         notes += problems
     costs = costs_of(measured)
-    first = measured.splits()[0] if measured.splits() else "validation"
+    curves = learning_curves(measured, measured.splits()[0] if measured.splits() else "validation")
     return StudyReport(
         name=name,
         plan=measured.plan,
         comparisons=comparisons,
         costs=costs,
-        curves=learning_curves(measured, first),
+        curves=curves,
         gaps=gaps_of(measured, train_metrics) if measured.plan.settings.generalisation else {},
-        transfer=transfer_of(measured, first),
+        transfer=transfer_of(measured, "validation"),  # groups are a choice, and the test split makes none
         missing=measured.missing,
-        notes=[*notes, *unequal_budgets(costs)],
+        notes=[*notes, *unequal_budgets(measured, costs, curves)],
     )
 
 

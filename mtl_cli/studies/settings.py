@@ -26,7 +26,8 @@ class StudySettings:
         budget: epochs: each task's rows are seen as often alone as together; steps: all runs have as many updates.
         low_resource: sizes of training splits, and `all`, for learning curves; None: none.
         low_resource_task: the task whose training split is cut to these sizes; None: all tasks' at once.
-        min_steps: runs on cut training splits have at least so many updates, but never more than on all examples.
+        min_steps: runs on cut training splits have at least so many updates, or as many as on all examples if those are
+            fewer; alone and together they are lengthened by the same factor.
         generalisation: score the training split, too, and report by how much it is ahead of validation.
         generalisation_examples: training examples of each task that are scored for it, at most.
         pairs: train every pair of tasks as the first variant says; draw who helps whom and propose groups.
@@ -52,7 +53,7 @@ class StudySettings:
         """Refuse what contradicts itself.
 
         Raises:
-            UserError: no seeds or one twice, sizes twice, variants without a usable name.
+            UserError: no seeds or one twice, no sizes or one twice, variants without a usable name.
         """
         if not self.seeds:
             raise UserError("study.seeds: found [], allowed: one number or more, such as [1,2,3]")
@@ -60,8 +61,12 @@ class StudySettings:
             values = getattr(self, key) or []
             if len(set(values)) < len(values):
                 raise UserError(f"study.{key}: found {values}, which has a value twice")
-        if self.low_resource == []:
-            raise UserError("study.low_resource: found [], allowed: sizes such as [100,300,all], or null")
+        if self.low_resource is not None and not self.sizes:
+            found = f"[{', '.join(map(str, self.low_resource))}]"
+            raise UserError(
+                f"study.low_resource: found {found}, which cuts no training split; allowed: sizes such as "
+                "[100,300,all], or null"
+            )
         if self.low_resource_task is not None and not self.low_resource:
             raise UserError("study.low_resource_task: has no effect without study.low_resource=[100,300,all]")
         self.named_variants()

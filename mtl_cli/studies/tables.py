@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mtl_cli.studies import numbers
-from mtl_cli.studies.comparison import Comparison
+from mtl_cli.studies.comparison import LEVEL, Comparison
 from mtl_cli.studies.gaps import Gap
 from mtl_cli.studies.learning_curves import LearningCurve
 from mtl_cli.studies.report import StudyReport
@@ -90,7 +90,7 @@ def _means_note(report: StudyReport, comparison: Comparison) -> str:
     n = f"n = {min(counts)}" if len(counts) == 1 else f"n = {min(counts, default=0)} to {max(counts, default=0)}"
     tested = (
         "paired t-test over seeds, Holm-corrected over tasks, p < .05"
-        if several
+        if len(report.plan.settings.seeds) > 1
         else "paired bootstrap over examples, Holm-corrected over tasks, p < .05"
     )
     interval = ", mean ± half the 95 % t-interval" if several else ""
@@ -181,7 +181,7 @@ def curve_table(report: StudyReport, curve: LearningCurve) -> Table:
         for column, size in enumerate(sizes, start=1):
             point = of_size.get(size)
             text = numbers.mean_and_half(point.mean if point else None, info)
-            if point and point.gain and point.p_holm is not None and point.p_holm < 0.05:
+            if point and point.gain and point.p_holm is not None and point.p_holm < LEVEL:
                 text += " *"
                 marks[len(rows), column] = "better" if point.gain.difference.mean > 0 else "worse"
             row.append(text)
@@ -189,11 +189,15 @@ def curve_table(report: StudyReport, curve: LearningCurve) -> Table:
             rows.append(row)
     settings = report.plan.settings
     one = settings.low_resource_task is not None
+    length = {
+        "epochs": "joint and single-task runs lengthened by the same factor",
+        "steps": "as many together as alone",
+    }[settings.budget]
     whose = "the other tasks keep all examples" if one else "all tasks are cut to the size"
     note = (
         f"{info.metric} on {curve.split} by number of training examples of {curve.task}; {whose}. Smaller splits are "
-        f"parts of larger ones of the same seed. At least {settings.min_steps:,} steps, but not more than on all "
-        "examples. "
+        f"parts of larger ones of the same seed. At least {settings.min_steps:,} steps, or as many as on all examples; "
+        f"{length}. "
         "* differs from single-task training at the same size: paired t-test over seeds, Holm-corrected over sizes, "
         f"p < .05.{_passes_of(curve)}"
     )
@@ -202,7 +206,7 @@ def curve_table(report: StudyReport, curve: LearningCurve) -> Table:
 
 
 def _passes_of(curve: LearningCurve) -> str:
-    """Say how often the task's rows were seen: on few examples, single-task runs may see theirs more often."""
+    """Say how often the task's rows were seen: on few examples more often than on many."""
     said = []
     for system, points in curve.systems.items():
         passes = [f"{point.passes:.1f}" for point in points if point.passes is not None]
@@ -252,7 +256,7 @@ def transfer_table(report: StudyReport, transfer: Transfer) -> Table:
                 continue
             gain = numbers.metric(cell.gain.difference.mean, info, True)
             row.append(gain + (f" ({cell.percent:+.1f} %)" if cell.percent is not None else ""))
-            if cell.p_holm is not None and cell.p_holm < 0.05:
+            if cell.p_holm is not None and cell.p_holm < LEVEL:
                 row[-1] += " *"
                 marks[len(rows), column] = "better" if cell.gain.difference.mean > 0 else "worse"
         rows.append(row)

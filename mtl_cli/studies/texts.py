@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from mtl_cli.report.table_formats import _latex_escaped, _markdown_escaped
 from mtl_cli.studies.report import StudyReport
 from mtl_cli.studies.tables import Table, means_table, tables_of
 from mtl_cli.studies.words import words_of
@@ -68,10 +69,7 @@ def _markdown_table(table: Table) -> str:
 
 
 def _escaped(text: str) -> str:
-    escaped = text.replace("\n", " ")
-    for character in "\\|`<*_":
-        escaped = escaped.replace(character, f"\\{character}")
-    return escaped
+    return _markdown_escaped(" ".join(text.splitlines()))
 
 
 def to_latex(report: StudyReport) -> str:
@@ -103,19 +101,5 @@ def _latex_row(cells: Sequence[str]) -> str:
     return f"{' & '.join(map(_latex, cells))} \\\\"
 
 
-_LATEX: Iterable[tuple[str, str]] = (
-    ("\\", "\\textbackslash "),
-    *((character, f"\\{character}") for character in "&%$#_{}"),
-    ("~", "\\textasciitilde "),
-    ("^", "\\textasciicircum "),
-    (" ± ", " $\\pm$ "),
-    (" *", "$^{*}$"),
-    ("<", "$<$"),
-)
-
-
 def _latex(text: str) -> str:
-    """Escape what LaTeX reads as commands. The backslash comes first, and its replacement holds nothing of the rest."""
-    for found, written in _LATEX:
-        text = text.replace(found, written)
-    return text
+    return _latex_escaped(text).replace(" *", "$^{*}$")

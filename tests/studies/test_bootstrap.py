@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 
 from mtl_cli.data import EmbeddedSource
+from mtl_cli.errors import UserError
 from mtl_cli.studies.bootstrap import paired_bootstrap
 from mtl_cli.tasks import Regression, SingleTextClassification, TokenTagging
 
@@ -63,6 +64,29 @@ def test_an_error_turns_the_difference_round():
         accuracy_of(1 - first), accuracy_of(1 - second), 400, num_resamples=20, seed=0, higher_is_better=False
     )
     assert error.difference == pytest.approx(first.mean() - second.mean())
+
+
+def test_a_metric_that_is_not_finite_is_refused():
+    with pytest.raises(UserError, match="not a finite number"):
+        paired_bootstrap(lambda _: float("nan"), lambda _: 0.5, 10, num_resamples=5, seed=0)
+    finite_as_they_are = {True: 0.5, False: float("nan")}
+    with pytest.raises(UserError, match="on any of 5 draws"):
+        paired_bootstrap(
+            lambda counts_E: finite_as_they_are[bool((counts_E == 1).all())], lambda _: 0.1, 10, num_resamples=5, seed=0
+        )
+
+
+def test_a_draw_without_a_finite_metric_counts_as_extreme_and_not_into_the_interval():
+    # A difference of 1 on every draw, but for those that hold the first example three times or more.
+    def first(counts_E):
+        return float("nan") if counts_E[0] >= 3 else 1.0
+
+    found = paired_bootstrap(first, lambda _: 0.0, 20, num_resamples=500, seed=0)
+    generator = np.random.default_rng([0, 20])
+    lost = sum((generator.integers(20, size=20) == 0).sum() >= 3 for _ in range(500))
+    assert lost > 5
+    assert found.p == (1 + lost) / 501
+    assert (found.low, found.high) == (1.0, 1.0)
 
 
 SOURCE = EmbeddedSource(task="sentiment")

@@ -1,6 +1,7 @@
 """Which runs a study has, how they are named, and what is refused before any of them."""
 
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -125,6 +126,67 @@ def test_sizes_go_to_the_task_named_or_to_all(plan):
     assert "single=pairs,size=8,seed=1" in [job.name for job in every.jobs]
 
 
+def test_on_few_examples_joint_and_single_task_runs_are_lengthened_by_the_same_factor(plan):
+    # names alone on all 24 examples: 2 epochs of 3 steps of 8, so at 8 examples at least 6 steps as well. Together at 8
+    # examples, 2 epochs of (48 + 40 + 8) / 8 = 12 steps hold 16 rows of names, which are 2 steps alone: factor 3.
+    found = plan(
+        "sampler=proportional", "trainer.epochs=2", seeds=[1], low_resource=[8], low_resource_task="names", min_steps=20
+    )
+    assert found.steps["single=names,seed=1"] == 6
+    assert found.steps["single=names,size=8,seed=1"] == 6
+    assert found.steps["variant=joint,size=8,seed=1"] == 72
+    # Passes over names: 6 * 8 / 8 rows alone, 72 * 8 * (8 / 96) / 8 together: 6 either way.
+
+
+def test_without_least_steps_few_examples_get_the_passes_of_all(plan):
+    found = plan(
+        "sampler=proportional", "trainer.epochs=2", seeds=[1], low_resource=[8], low_resource_task="names", min_steps=0
+    )
+    assert found.steps["single=names,size=8,seed=1"] == 2
+    assert found.steps["variant=joint,size=8,seed=1"] == 24
+
+
+def uneven(num_rows):
+    """Rows of 2 to 12 tokens, whose batches of at most so many tokens are other ones with each seed."""
+    split = split_of(num_rows)
+    lengths = np.random.default_rng(num_rows).integers(2, 13, num_rows)
+    starts = np.concatenate(([0], np.cumsum(lengths)))
+    return replace(split, input_ids=np.zeros(starts[-1], dtype=np.int32), row_starts=starts)
+
+
+def test_with_a_limit_of_tokens_all_seeds_have_the_same_length(project):
+    found = plan_study(
+        StudySettings(seeds=[1, 2, 3, 4], low_resource=[16], low_resource_task="names"),
+        ["task=[reviews,names]", *TINY, "sampler.max_tokens=40"],
+        lambda words: composed_by_study(words, project),
+        lambda config: {name: uneven(10 * SIZES[name]) for name in config["tasks"]},
+    )
+    of_runs = {}
+    for job in found.jobs:
+        lengths = tuple(o for o in job.overrides if o.startswith("trainer."))
+        of_runs.setdefault(job.name.rpartition(",")[0], []).append(lengths)
+    assert of_runs.keys() >= {"single=names", "variant=joint", "variant=joint,size=16"}
+    for run, lengths in of_runs.items():
+        assert len(lengths) == 4
+        assert len(set(lengths)) == 1, run
+        assert any(o.startswith("trainer.max_steps=") for o in lengths[0]), run
+
+
+def test_only_a_variant_that_changes_the_length_itself_keeps_its_own(plan):
+    found = plan(
+        variants={
+            "matched": "sampler=proportional",
+            "clipped": "sampler=proportional trainer.max_grad_norm=0.5 trainer.log_every_steps=7",
+            "longer": "sampler=proportional trainer.epochs=5",
+        },
+        seeds=[1],
+    )
+    steps = {name: found.steps[f"variant={name},seed=1"] for name in ("matched", "clipped", "longer")}
+    assert steps["clipped"] == steps["matched"]
+    assert steps["longer"] == 5 * 14  # 112 rows in steps of 8
+    assert steps["matched"] != 3 * 14
+
+
 def test_what_a_configuration_says_of_removed_tasks_goes_with_them():
     config = {
         "tasks": {"a": {"share_head_with": "b"}, "b": {}, "c": {}},
@@ -194,7 +256,8 @@ def test_one_task_is_no_study(project):
         ({"variants": {}}, "study.variants: found none"),
         ({"variants": {"a b": "x=1"}}, "study.variants.a b: a name becomes part of a folder's name"),
         ({"variants": {"single": "x=1"}}, "any name but `single`"),
-        ({"low_resource": []}, "study.low_resource"),
+        ({"low_resource": []}, r"study.low_resource: found \[\], which cuts no training split"),
+        ({"low_resource": ["all"]}, r"study.low_resource: found \[all\], which cuts no training split; allowed: sizes"),
         ({"low_resource_task": "a"}, "has no effect without study.low_resource"),
         ({"seeds": [-1]}, "study.seeds"),
         ({"low_resource": [100, "al"]}, "study.low_resource"),

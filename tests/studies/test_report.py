@@ -3,9 +3,10 @@
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
-from made_up_study import measured, settings
+from made_up_study import TASKS, measured, settings
 from rich.console import Console
 
 from mtl_cli.commands.study import write_report
@@ -16,6 +17,7 @@ from mtl_cli.studies.report import StudyReport, make_report
 from mtl_cli.studies.tables import tables_of
 from mtl_cli.studies.texts import print_report, to_latex, to_markdown
 from mtl_cli.studies.words import words_of
+from mtl_cli.tracking import RunFolder
 
 FULL = {"low_resource": [100, "all"], "low_resource_task": "rte", "pairs": True}
 
@@ -38,6 +40,63 @@ def test_the_words_say_where_learning_together_helps_and_where_it_hurts():
 def test_the_words_say_plainly_that_it_did_not_help():
     only = report_of(variants={"pcgrad": "weighting=pcgrad"})
     assert words_of(only)[0] == "On validation, 3 seeds: learning together made no difference beyond noise on any task."
+
+
+def test_with_one_seed_and_no_predictions_the_words_say_that_nothing_was_tested():
+    lines = words_of(report_of(**FULL, seeds=[1]))
+    assert lines[0] == (
+        "On validation, one seed: whether learning together helps could not be tested: one seed, and no predictions "
+        "that the bootstrap over examples could use."
+    )
+    assert lines[1].startswith("equal: not tested on rte (+10.0 points), sts (-0.5000); delta_m")
+    assert lines[3].startswith("On test, equal: not tested on rte, sts (delta_m ")
+    assert lines[4] == (
+        "rte over the size of its training split: equal could not be tested at any size (one seed); pcgrad could not "
+        "be tested at any size (one seed)."
+    )
+    assert lines[5] == "Pairs: whether tasks help or hurt each other could not be tested (one seed)."
+    assert "beyond noise" not in "\n".join(lines)
+
+
+def test_with_one_seed_the_gaps_are_not_said_to_be_as_alone():
+    assert gap_words(seeds=[1]) == [
+        f"Overfitting (training ahead of validation): {variant} could not be tested (one seed)."
+        for variant in ("equal", "pcgrad")
+    ]
+    # Over several seeds the gaps of `equal` are larger by about 0.1 on rte; on sts all by 0.25, which has no p.
+    assert gap_words(seeds=[1, 2, 3])[0].endswith("equal more than alone on rte (not tested on sts).")
+
+
+def gap_words(**changes):
+    found = measured(settings(generalisation=True, **changes))
+    train = {}
+    for job, results in found.results.items():
+        found.folders[job] = RunFolder(Path(job))
+        seed = int(job[-1])
+        ahead = {"rte": 0.01, "sts": 0.0}
+        if job.startswith("variant=equal"):
+            ahead = {"rte": 0.1 + seed / 100, "sts": 0.25}
+        train[job] = {
+            task: of_splits["validation"][TASKS[task].metric] + ahead[task] for task, of_splits in results.tasks.items()
+        }
+    return [line for line in words_of(make_report("s", found, train)) if line.startswith("Overfitting")]
+
+
+def test_a_value_that_is_no_number_is_said_to_keep_from_a_test():
+    found = measured(settings(low_resource=[100, "all"], low_resource_task="rte"))
+    for job in ("variant=equal,seed=2", "variant=equal,size=100,seed=2"):
+        found.results[job].tasks["rte"]["validation"]["accuracy"] = float("nan")
+    lines = words_of(make_report("s", found, {}))
+    assert lines[0].endswith("and hurt on sts with equal: negative transfer; not tested: rte with equal.")
+    assert "worse than alone on sts (" in lines[1]
+    assert "not tested on rte (not a finite number with each seed)" in lines[1]
+    assert "equal could not be tested at any size; pcgrad makes no difference" in lines[4]
+
+
+def test_some_that_were_tested_and_some_that_were_not_are_told_apart():
+    found = measured(settings(low_resource=[100, "all"], low_resource_task="rte"))
+    found.results["variant=equal,size=100,seed=2"].tasks["rte"]["validation"]["accuracy"] = float("nan")
+    assert "equal helps with 2,490 examples (not tested with 100);" in words_of(make_report("s", found, {}))[4]
 
 
 def test_the_words_speak_of_curves_pairs_and_groups():
@@ -129,6 +188,15 @@ def test_markdown_holds_the_tables():
     assert text.startswith("# Study a\\|b\n")
     assert "| single-task | 61.0 ± 2.5 | 1.0000 ± 0.0497 | - | 2.00 |  |" in text
     assert "| --- | ---: |" in text
+
+
+def test_names_are_escaped_for_markdown_and_latex():
+    report = report_of(variants={"equal": "weighting=equal"})
+    strange = "a|b>c[d]<e"
+    comparison = report.comparisons[0]
+    comparison.variants[strange] = comparison.variants.pop("equal")
+    assert "a\\|b\\>c\\[d]\\<e" in to_markdown(report)
+    assert "a$|$b$>$c[d]$<$e" in to_latex(report)
 
 
 def test_latex_escapes_and_balances():

@@ -6,10 +6,13 @@ import pytest
 import scipy.stats
 from made_up_study import SINGLE, TASKS, VARIANTS, measured, settings
 
+from mtl_cli.studies.bootstrap import Bootstrap
+from mtl_cli.studies.budgets import unequal_budgets
 from mtl_cli.studies.comparison import compare
-from mtl_cli.studies.costs import costs_of, unequal_budgets
+from mtl_cli.studies.costs import costs_of
 from mtl_cli.studies.gaps import gaps_of
 from mtl_cli.studies.learning_curves import learning_curves
+from mtl_cli.studies.report import make_report
 from mtl_cli.studies.transfer import best_groups, partitions, transfer_of
 from mtl_cli.tracking import RunFolder
 
@@ -55,7 +58,18 @@ def test_pairs_are_the_seeds_that_both_have():
     cells = comparison.variants["equal"].tasks
     assert (cells["rte"].gain.difference.n, cells["sts"].gain.difference.n) == (2, 1)
     assert cells["sts"].gain.p is None
+    assert not cells["sts"].beyond_noise
     assert comparison.variants["equal"].delta_m.n == 1
+
+
+def test_in_a_study_of_several_seeds_the_bootstrap_over_examples_never_decides():
+    drawn = Bootstrap(difference=-0.5, low=-0.6, high=-0.4, p=0.001, num_examples=277, num_resamples=1000)
+    found = measured(missing=["single=sts,seed=2", "single=sts,seed=3"])
+    cell = compare(found, "validation", {("equal", "sts"): drawn}).variants["equal"].tasks["sts"]
+    assert (cell.gain.difference.n, cell.decided_by) == (1, "seeds")
+    assert cell.bootstrap_p_holm < 0.05
+    assert cell.decisive_p is None
+    assert not cell.beyond_noise
 
 
 def test_a_split_without_labels_is_left_out():
@@ -74,14 +88,43 @@ def test_single_task_training_costs_the_sum_of_its_runs():
     assert costs["equal"].parameters == 3000
     assert costs["single"].tokens == costs["equal"].tokens == 2000
     assert costs["single"].passes_of_tasks == {"rte": 3.0, "sts": 3.0}
-    assert unequal_budgets(costs) == []
+    assert unequal_budgets(measured(), costs, []) == []
+
+
+def test_a_seed_that_did_not_count_what_it_saw_is_left_out_of_the_passes():
+    found = measured()
+    found.results["variant=equal,seed=2"].seen.clear()
+    found.results["variant=equal,seed=3"].seen["rte"].passes = 5.0
+    found.results["single=rte,seed=1"].seen.clear()
+    costs = costs_of(found)
+    assert costs["equal"].passes_of_tasks == {"rte": 4.0, "sts": 3.0}
+    assert costs["single"].passes_of_tasks == {"rte": 3.0, "sts": 3.0}
 
 
 def test_a_variant_that_saw_more_of_a_task_is_named():
     found = measured()
     for seed in (1, 2, 3):
         found.results[f"variant=equal,seed={seed}"].seen["rte"].passes = 4.5
-    assert unequal_budgets(costs_of(found)) == ["equal saw the training rows of rte 4.50 times (alone 3.00)."]
+    assert make_report("s", found, {}).notes[-1] == "equal saw the training rows of rte 4.50 times (alone 3.00)."
+
+
+def test_sizes_and_pairs_that_saw_more_of_a_task_are_named():
+    found = measured(settings(low_resource=[100, "all"], low_resource_task="rte", pairs=True))
+    for seed in (1, 2, 3):
+        found.results[f"single=rte,size=100,seed={seed}"].seen["rte"].passes = 64.0
+        found.results[f"pair=rte+sts,seed={seed}"].seen["sts"].passes = 1.5
+    assert [note for note in make_report("s", found, {}).notes if "saw" in note] == [
+        "equal saw the training rows of rte at 100 examples 3.00 times (alone 64.00).",
+        "pcgrad saw the training rows of rte at 100 examples 3.00 times (alone 64.00).",
+        "the pair rte+sts saw the training rows of sts 1.50 times (alone 3.00).",
+    ]
+
+
+def test_groups_are_proposed_by_validation_also_where_the_report_is_about_test():
+    report = make_report("s", measured(settings(pairs=True, split="test")), {})
+    assert report.comparisons[0].split == "test"
+    assert report.transfer.split == "validation"
+    assert report.transfer.cells["rte", "sts"].gain.difference.mean == pytest.approx(0.05)  # on test 0.045
 
 
 def test_a_curve_has_a_point_at_each_size_with_its_test():
