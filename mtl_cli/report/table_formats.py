@@ -103,9 +103,9 @@ def _csv_cell(value: Any) -> Any:
 def as_markdown(comparison: Comparison) -> str:
     """Return a table of GitHub's Markdown, the best values bold."""
     columns = comparison.columns
-    lines = [[_markdown_escaped(label_text(column)) for column in columns]]
+    lines = [[markdown_escaped(label_text(column)) for column in columns]]
     for row in comparison.rows:
-        cells = [_markdown_escaped(cell_text(row, column)) for column in columns]
+        cells = [markdown_escaped(cell_text(row, column)) for column in columns]
         lines.append([f"**{c}**" if comparison.is_best(row, k) else c for c, k in zip(cells, columns, strict=True)])
     widths = [max(3, *(len(line[place]) for line in lines)) for place in range(len(columns))]
     rule = [f"{'-' * (width - 1)}:" if is_number(k) else "-" * width for width, k in zip(widths, columns, strict=True)]
@@ -120,7 +120,7 @@ def as_markdown(comparison: Comparison) -> str:
     return "\n".join([written(lines[0]), written(rule), *map(written, lines[1:])]) + "\n"
 
 
-def _markdown_escaped(text: str) -> str:
+def markdown_escaped(text: str) -> str:
     for character in "\\`*_|<>[":
         text = text.replace(character, f"\\{character}")
     return text
@@ -130,9 +130,9 @@ def as_latex(comparison: Comparison) -> str:
     """Return a tabular in the style of the package booktabs, the best values bold."""
     columns = comparison.columns
     alignment = "".join("r" if is_number(column) else "l" for column in columns)
-    lines = [[_latex_escaped(label_text(column)) for column in columns]]
+    lines = [[latex_escaped(label_text(column)) for column in columns]]
     for row in comparison.rows:
-        cells = [_latex_escaped(cell_text(row, column)) for column in columns]
+        cells = [latex_escaped(cell_text(row, column)) for column in columns]
         marked = zip(cells, columns, strict=True)
         lines.append([f"\\textbf{{{c}}}" if comparison.is_best(row, column) else c for c, column in marked])
     head, *body = [f"{' & '.join(cells)} \\\\" for cells in lines]
@@ -161,7 +161,7 @@ _LATEX = {
 } | {character: f"\\{character}" for character in "&%$#_{}"}
 
 
-def _latex_escaped(text: str) -> str:
+def latex_escaped(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 

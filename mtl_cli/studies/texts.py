@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from mtl_cli.report.table_formats import _latex_escaped, _markdown_escaped
+from mtl_cli.report.table_formats import latex_escaped, markdown_escaped
 from mtl_cli.studies.report import StudyReport
 from mtl_cli.studies.tables import Table, means_table, tables_of
 from mtl_cli.studies.words import words_of
@@ -69,7 +69,7 @@ def _markdown_table(table: Table) -> str:
 
 
 def _escaped(text: str) -> str:
-    return _markdown_escaped(" ".join(text.splitlines()))
+    return markdown_escaped(" ".join(text.splitlines()))
 
 
 def to_latex(report: StudyReport) -> str:
@@ -102,4 +102,4 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 
 def _latex(text: str) -> str:
-    return _latex_escaped(text).replace(" *", "$^{*}$")
+    return latex_escaped(text).replace(" *", "$^{*}$")
