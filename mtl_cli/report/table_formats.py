@@ -121,6 +121,7 @@ def as_markdown(comparison: Comparison) -> str:
 
 
 def markdown_escaped(text: str) -> str:
+    """Return a text that Markdown shows as it is, in a table's cell too."""
     for character in "\\`*_|<>[":
         text = text.replace(character, f"\\{character}")
     return text
@@ -162,6 +163,7 @@ _LATEX = {
 
 
 def latex_escaped(text: str) -> str:
+    """Return a text that LaTeX shows as it is."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
