@@ -27,6 +27,7 @@ from mtl_cli.check_config import ConfigError, check_config, check_settings
 from mtl_cli.errors import UserError
 from mtl_cli.launching import Words, hydra_session, plain_config
 from mtl_cli.overrides import force_values, groups_in, option_problems
+from mtl_cli.quoting import quoted
 from mtl_cli.search.search_folder import Plan
 from mtl_cli.search.settings import CAN_CHANGE_ON_RESUMING, SearchSettings
 from mtl_cli.search.space import Choice, Dimension, Float, Integer, Simplex, Space
@@ -59,6 +60,9 @@ def sort_overrides(arguments: Sequence[str], words: Words) -> Sorted:
         problems.append("-m: a search is many runs by itself; leave it out")
     for word in words.overrides:
         key, _, value = word.lstrip("+").partition("=")
+        if key.startswith(("hydra/launcher", "hydra.launcher")):
+            problems.append(f"{key}: a search runs its trials itself; for several at once give search.workers=2")
+            continue
         if any(key == own or key.startswith((f"{own}.", f"{own}/")) for own in _OWN):
             found.own.append(word)
             continue
@@ -85,6 +89,17 @@ def _parse(word: str) -> Override:
         raise UserError(f"{word}: {' '.join(lines)}") from error
 
 
+def _as_word(item: Any) -> str:
+    """Write an item of a YAML list as a value on the command line that means the same."""
+    if not isinstance(item, str):
+        return Transformer.str(item)
+    try:
+        reads_the_same = _parse(f"key={item}").value() == item
+    except UserError:
+        reads_the_same = False
+    return item if reads_the_same else quoted(item)
+
+
 def read_dimension(key: str, value: Any, groups: Mapping[str, Sequence[str]]) -> Dimension | None:
     """Return the dimension that a sweep describes; None for the word `simplex`, which needs the tasks.
 
@@ -97,7 +112,7 @@ def read_dimension(key: str, value: Any, groups: Mapping[str, Sequence[str]]) ->
         UserError: what it describes is no range of values.
     """
     if isinstance(value, list):
-        return _named(key, lambda: Choice(tuple(Transformer.str(item) for item in value)))
+        return _named(key, lambda: Choice(tuple(map(_as_word, value))))
     if not isinstance(value, str):
         raise UserError(
             f"{key}: found {value!r}, needs something to search, such as interval(0,1), choice(a,b), range(1,5), or a "

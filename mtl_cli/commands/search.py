@@ -66,6 +66,7 @@ def _work(folder: SearchFolder, plan: Plan, shown_path: Path) -> int:
     )
     session = Session(folder, options, _working_folder(plan))
     codes = session.run()
+    plan = folder.read_plan()  # whoever helped may have asked for more trials
     trials = write_results(folder, plan, storage, at_the_end=True)
     if is_hopeless(codes):
         errors = [trial.error for trial in trials[len(before) :] if trial.error]
@@ -99,7 +100,7 @@ def _say_what_begins(plan: Plan, before: list[Trial], path: Path) -> None:
     print(f"search in {path}: {max_trials(plan)} trials, {number}, {settings.sampler}, pruner {settings.chosen_pruner}")
     if before:
         ended = sum(trial.state != "unfinished" for trial in before)
-        print(f"trials so far: {ended} have ended, {len(before) - ended} go on from their checkpoints")
+        print(f"trials so far: {ended} have ended, {len(before) - ended} go on, here or where they are at work")
     sys.stdout.flush()
 
 

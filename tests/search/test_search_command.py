@@ -173,7 +173,7 @@ def test_a_stopped_search_says_how_to_go_on_and_more_trials_can_be_asked_for_the
     made_up([0.6], [0.7], [0.8])
     assert _main(["search", "search.resume=found", "search.trials=4"]) == 0
     said = capsys.readouterr().out
-    assert "trials so far: 1 have ended, 1 go on from their checkpoints" in said
+    assert "trials so far: 1 have ended, 1 go on, here or where they are at work" in said
     assert "[2/4] trial-001  resumed" in said
     assert _main(["search", "search.resume=found"]) == 0  # nothing left to do
     assert "trial-004" not in capsys.readouterr().out

@@ -199,3 +199,13 @@ def test_the_shipped_yaml_has_the_defaults_of_the_settings():
     shipped = yaml.safe_load((conf_dir() / "search" / "default.yaml").read_text())
     assert SearchSettings(**shipped) == SearchSettings()
     assert list(shipped) == [field.name for field in dataclasses.fields(SearchSettings)]
+
+
+def test_items_of_a_yaml_list_mean_on_the_command_line_what_they_mean_in_the_list():
+    dimension = read_dimension("key", ["plain", "it's", "1", 1, "a,b", "null", None, True], {})
+    assert dimension == Choice(("plain", "'it\\'s'", "'1'", "1", "'a,b'", "'null'", "null", "True"))
+
+
+def test_a_launcher_is_refused_because_a_search_runs_its_trials_itself():
+    with pytest.raises(ConfigError, match=r"search.workers=2"):
+        sort_overrides(["hydra/launcher=parallel"], Words(["hydra/launcher=parallel", "seed=1,2"]))
