@@ -9,14 +9,27 @@ function paretoFront(points, xLower, yLower) {
     .sort((one, other) => one.x - other.x || one.y - other.y);
 }
 
+// The two tasks that most runs have learnt both of: runs with other tasks have nothing to trade.
+function mostSharedPair(main, runs) {
+  const has = (run, metric) => Number.isFinite(run.metrics[metric.name]);
+  let pair = [main[0], main[1]];
+  let most = 0;
+  main.forEach((one, place) => main.slice(place + 1).forEach((other) => {
+    const count = runs.filter((run) => has(run, one) && has(run, other)).length;
+    if (count > most) [pair, most] = [[one, other], count];
+  }));
+  return pair;
+}
+
 function tradeOffsView() {
   const runs = shownRuns().filter((run) => run.status === 'finished');
   const metrics = DATA.metrics.filter((metric) => metric.metric && (metric.split === 'validation' || state.test === '1'));
   const main = metrics.filter((metric) => metric.main && metric.split === 'validation');
   const names = metrics.map((metric) => metric.name);
   const chosen = (name, fallback) => (names.includes(name) ? name : fallback ?? names[0] ?? '');
-  const first = chosen(state.first, main[0]?.name);
-  const second = chosen(state.second, main[1]?.name ?? SCORE);
+  const [across, up] = mostSharedPair(main, runs);
+  const first = chosen(state.first, across?.name);
+  const second = chosen(state.second, up?.name ?? SCORE);
   const cost = chosen(state.cost, names.includes(SCORE) ? SCORE : main[0]?.name);
   const options = metrics.map((metric) => [metric.name, metricTitle(metric.name)]);
   const controls = make('div', { class: 'controls' },
