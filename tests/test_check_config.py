@@ -7,6 +7,8 @@ from mtl_cli.check_config import ConfigError, check_config, check_settings
 from mtl_cli.cli import conf_dir
 from mtl_cli.commands.settings import EvaluateSettings, PredictSettings
 from mtl_cli.overrides import groups_in
+from mtl_cli.search.settings import SearchSettings
+from mtl_cli.studies.settings import StudySettings
 
 GROUPS = groups_in([conf_dir()])
 
@@ -34,7 +36,13 @@ def test_every_shipped_option_composes_and_binds_to_the_code(group, option):
         "mtl_lora": ["encoder=minilm"],
     }
     value = f"[{option}]" if group in ("task", "logger") else option
-    check_config(composed(f"{group}={value}", *required.get(option, [])))
+    command = "search" if group == "search" else "train"
+    config = composed(f"{group}={value}", *required.get(option, []), command=command)
+    # Nodes of commands that make many runs have a check of their own.
+    for node, settings in (("study", StudySettings), ("search", SearchSettings)):
+        if node in config:
+            check_settings(settings, config.pop(node), prefix=f"{node}.")
+    check_config(config)
 
 
 def test_all_errors_are_reported_at_once():
