@@ -32,6 +32,7 @@ from mtl_cli.search.search_folder import Plan
 from mtl_cli.search.settings import CAN_CHANGE_ON_RESUMING, SearchSettings
 from mtl_cli.search.space import Choice, Dimension, Float, Integer, Simplex, Space
 from mtl_cli.tracking.masking import MASK, mask_argument
+from mtl_cli.tracking.run_folder import remove_if_empty
 
 SIMPLEX = "simplex"
 _SEVERAL_MAGNITUDES = 100
@@ -266,9 +267,7 @@ def plan_search(words: Words, overrides: Sorted, node: Mapping[str, Any], conf_d
     try:
         return _plan(words, overrides, node, conf_dir)
     except UserError:
-        for path in (folder, *folder.absolute().parents[:2]):
-            if path.is_dir() and path.absolute() != Path.cwd() and not any(path.iterdir()):
-                path.rmdir()
+        remove_if_empty(folder)
         raise
 
 

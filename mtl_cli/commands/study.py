@@ -13,7 +13,7 @@ from rich.console import Console
 
 from mtl_cli.check_config import check_settings
 from mtl_cli.commands.evaluate import training_metrics
-from mtl_cli.commands.train import load, remove_if_empty
+from mtl_cli.commands.train import load
 from mtl_cli.errors import UserError
 from mtl_cli.studies.lengths import Splits
 from mtl_cli.studies.measured import Measured, read_measured
@@ -29,6 +29,7 @@ from mtl_cli.sweeps import JobOutcome, Launch
 from mtl_cli.tracking import ConsoleLog
 from mtl_cli.tracking.json_files import write_json, write_text
 from mtl_cli.tracking.masking import MASK
+from mtl_cli.tracking.run_folder import remove_if_empty
 
 log = logging.getLogger(__name__)
 

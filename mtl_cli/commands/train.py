@@ -36,6 +36,7 @@ from mtl_cli.tracking import (
     environment_record,
 )
 from mtl_cli.tracking.console_log import ALREADY_SHOWN
+from mtl_cli.tracking.run_folder import remove_if_empty
 from mtl_cli.training import Interrupted, Progression, StopRequest, TrainingRun, peak_memory_bytes, seed_everything
 
 log = logging.getLogger(__name__)
@@ -112,13 +113,6 @@ def _reopen(config: dict[str, Any], overrides: list[str]) -> tuple[RunFolder, di
     saved = folder.read_config()
     check_config(saved, config.get("allow_targets"))
     return folder, saved
-
-
-def remove_if_empty(folder: Path) -> None:
-    """Take back the folder made for a run that never began, and the empty ones around it (its day, outputs)."""
-    for path in (folder, *folder.absolute().parents[:2]):
-        if path.is_dir() and path.absolute() != Path.cwd() and not any(path.iterdir()):
-            path.rmdir()
 
 
 @dataclass(frozen=True)

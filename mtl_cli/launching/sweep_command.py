@@ -206,10 +206,10 @@ def _reopen(words: Words, conf_dir: Path) -> tuple[SweepFolder, Words, SweepSett
 
 def _remove_if_nothing_ran(sweep: SweepFolder) -> None:
     """Take back the folder of a sweep that never began."""
+    from mtl_cli.tracking.run_folder import remove_if_empty
+
     if any(outcome.status != "not started" for outcome in sweep.outcomes()):
         return
     for name in ("sweep.json", ".sweep.lock"):
         (sweep.path / name).unlink(missing_ok=True)
-    for folder in (sweep.path, *sweep.path.absolute().parents[:2]):
-        if folder.is_dir() and folder.absolute() != Path.cwd() and not any(folder.iterdir()):
-            folder.rmdir()
+    remove_if_empty(sweep.path)

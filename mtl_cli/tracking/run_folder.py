@@ -170,6 +170,13 @@ class RunFolder:
         return read_json_lines(self.predictions_file(task, split))
 
 
+def remove_if_empty(folder: Path) -> None:
+    """Take back the folder made for a run that never began, and the empty ones around it (its day, outputs)."""
+    for path in (folder, *folder.absolute().parents[:2]):
+        if path.is_dir() and path.absolute() != Path.cwd() and not any(path.iterdir()):
+            path.rmdir()
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
