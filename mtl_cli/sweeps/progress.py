@@ -53,16 +53,15 @@ class JobWatch:
     def begin(self, jobs: Sequence[Job]) -> None:
         """Say what is going to be run, and watch it."""
         self._jobs = jobs
-        for outcome in self._sweep.outcomes():
-            self._seen[outcome.job.name] = outcome.status
-        done = sum(status == "finished" for status in self._seen.values())
-        resumed = sum(outcome.can_be_resumed for outcome in self._sweep.outcomes())
+        outcomes = self._sweep.outcomes()
+        done = sum(outcome.status == "finished" for outcome in outcomes)
+        resumed = sum(outcome.can_be_resumed for outcome in outcomes)
         print(f"{len(self._sweep.jobs)} jobs in {self._sweep.path}", end="")
         print(f": {done} finished, {resumed} to go on with" if done or resumed else "", flush=True)
         for name, problem in self._errors.items():
             print(f"  {name} cannot run: {mask_text(problem)}", flush=True)
         # A run that goes on says "interrupted" or "running" until it has written anew: its start is not seen from here.
-        self._seen = {name: status if status == "finished" else "" for name, status in self._seen.items()}
+        self._seen = {o.job.name: o.status if o.status == "finished" else "" for o in outcomes}
         if self._announce:
             self._thread.start()
 
@@ -86,7 +85,9 @@ class JobWatch:
             outcome = job_outcome(job, folder)
             in_use = RunFolder(folder).is_in_use()
             state = "running" if in_use else outcome.status
-            if state == self._seen.get(job.name) or state == "not started" or (not in_use and not self._seen[job.name]):
+            # What an earlier launch has left says nothing of this one; to be finished is new, however short it took.
+            is_old = not in_use and not self._seen[job.name] and state != "finished"
+            if state in (self._seen[job.name], "not started") or is_old:
                 continue
             self._seen[job.name] = state
             print(self._line(outcome, state), flush=True)

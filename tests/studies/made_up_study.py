@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from mtl_cli.data import EncodedSplit
 from mtl_cli.studies.measured import Measured
 from mtl_cli.studies.plan import StudyPlan, TaskInfo, needed_runs
 from mtl_cli.studies.settings import StudySettings
@@ -19,6 +22,22 @@ VARIANTS = {
     "equal": {"rte": [0.70, 0.72, 0.72], "sts": [1.50, 1.53, 1.49]},
     "pcgrad": {"rte": [0.62, 0.60, 0.61], "sts": [0.98, 1.00, 1.02]},
 }
+
+
+def split_of_rows(lengths):
+    """A split whose rows have these lengths and hold nothing but zeros."""
+    starts = np.concatenate(([0], np.cumsum(lengths)))
+    return EncodedSplit(
+        input_ids=np.zeros(starts[-1], dtype=np.int32),
+        row_starts=starts,
+        token_type_ids=None,
+        labels=np.zeros(len(lengths), dtype=np.int64),
+        positions=None,
+        label_starts=None,
+        word_numbers=None,
+        example_numbers=np.arange(len(lengths)),
+        num_examples=len(lengths),
+    )
 
 
 def settings(**changes):

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from made_up_study import split_of_rows
 
-from mtl_cli.data import EncodedSplit
 from mtl_cli.sampling import AllTasks, Annealed, Proportional, RoundRobin, StepStream, Temperature, Uniform
 from mtl_cli.studies.lengths import (
     fitting,
@@ -20,19 +20,7 @@ SIZES = {"a": 300, "b": 70, "c": 33}
 
 
 def split_of(num_rows, seed=0):
-    lengths = np.random.default_rng(seed).integers(4, 30, num_rows)
-    starts = np.concatenate(([0], np.cumsum(lengths)))
-    return EncodedSplit(
-        input_ids=np.zeros(starts[-1], dtype=np.int32),
-        row_starts=starts,
-        token_type_ids=None,
-        labels=np.zeros(num_rows, dtype=np.int64),
-        positions=None,
-        label_starts=None,
-        word_numbers=None,
-        example_numbers=np.arange(num_rows),
-        num_examples=num_rows,
-    )
+    return split_of_rows(np.random.default_rng(seed).integers(4, 30, num_rows))
 
 
 SPLITS = {task: split_of(size, place) for place, (task, size) in enumerate(SIZES.items())}

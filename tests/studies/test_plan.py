@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from compose import composed
 from hydra import initialize_config_dir
+from made_up_study import split_of_rows
 from tiny_project import TINY
 
 from mtl_cli.check_config import ConfigError, check_settings
-from mtl_cli.data import EncodedSplit
 from mtl_cli.errors import UserError
 from mtl_cli.overrides import compose_train, quote_texts
 from mtl_cli.shipped_conf import conf_dir
@@ -24,17 +24,7 @@ SIZES = {"reviews": 48, "pairs": 40, "names": 24}
 
 
 def split_of(num_rows, length=8):
-    return EncodedSplit(
-        input_ids=np.zeros(num_rows * length, dtype=np.int32),
-        row_starts=np.arange(num_rows + 1) * length,
-        token_type_ids=None,
-        labels=np.zeros(num_rows, dtype=np.int64),
-        positions=None,
-        label_starts=None,
-        word_numbers=None,
-        example_numbers=np.arange(num_rows),
-        num_examples=num_rows,
-    )
+    return split_of_rows(np.full(num_rows, length))
 
 
 @pytest.fixture
