@@ -12,8 +12,6 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu
 
-from mtl_cli.types import UserError
-
 
 class FeedForwardExpert(nn.Module):
     """A bottleneck, W_2 gelu(W_1 h + b_1) + b_2, to be added to h. It begins as 0, so that nothing is added.
@@ -72,16 +70,3 @@ def mix(weights: torch.Tensor, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
 def numbered(name: str, count: int) -> list[str]:
     """Return names of experts: name_0, name_1, ..."""
     return [f"{name}_{number}" for number in range(count)]
-
-
-def check_num_expert_layers(num_expert_layers: int, num_blocks: int) -> None:
-    """Refuse experts in more blocks than there are.
-
-    Raises:
-        UserError: naming the setting.
-    """
-    if num_expert_layers > num_blocks:
-        raise UserError(
-            f"sharing.num_expert_layers: found {num_expert_layers}, but the encoder has {num_blocks} blocks; allowed: "
-            f"1 to {num_blocks}"
-        )

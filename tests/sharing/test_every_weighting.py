@@ -29,7 +29,7 @@ SETTINGS = {
     "grouped": {"groups": [["mood"], ["tags"]], "num_shared_layers": 1},
     "hierarchical": {"order": ["tags", "mood"]},
     "hyperadapter": {"bottleneck": 4, "task_embedding_size": 4, "projector_size": 4},
-    "mmoe": {"expert_width": 4, "num_expert_layers": 1},
+    "mmoe": {"expert_width": 4, "blocks": [-1]},
     "moe": {"expert_width": 4, "num_experts": 4},
     "mtrl": {"bottleneck": 4, "update_every_steps": 1},
     "ple": {"expert_width": 4},

@@ -55,10 +55,10 @@ def model_of(settings, names=("mood", "nli", "tags"), family="bert"):
     "settings",
     [
         {},
-        {**BLOCKS, "num_expert_layers": 3},
+        {**BLOCKS, "blocks": None},
         {**BLOCKS, "num_experts": 1, "gate_level": "row"},
         {**BLOCKS, "gate": "dselect_k", "gate_level": "task"},
-        {**SMALL, "gate": "dselect_k", "num_expert_layers": 3},
+        {**SMALL, "gate": "dselect_k", "blocks": None},
     ],
     ids=["defaults", "block", "one", "dselect_k", "feed_forward"],
 )
@@ -72,7 +72,7 @@ def test_the_start_is_the_plain_encoder(make_encoder, family, settings):
 @pytest.mark.parametrize("gate_level", ["token", "row", "task"])
 def test_one_expert_is_hard_sharing_wherever_training_leads(make_encoder, gate_level):
     encoder = make_encoder("bert")
-    attached(encoder, experts="block", num_experts=1, num_expert_layers=2, gate_level=gate_level)
+    attached(encoder, experts="block", num_experts=1, blocks=[1, 2], gate_level=gate_level)
     plain = make_encoder("bert")
     HardSharing().attach(plain, list(LENGTHS))
     move(plain)
@@ -86,7 +86,7 @@ def test_one_expert_is_hard_sharing_wherever_training_leads(make_encoder, gate_l
 
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "t5"])
 def test_blocks_are_mixed_token_by_token_by_the_row_s_own_gate(make_encoder, family):
-    encoder = attached(make_encoder(family), experts="block", num_experts=3, num_expert_layers=1)
+    encoder = attached(make_encoder(family), experts="block", num_experts=3, blocks=[-1])
     mixed = encoder.blocks[-1]
     move(mixed)
     seen = {}
@@ -114,7 +114,7 @@ def test_blocks_are_mixed_token_by_token_by_the_row_s_own_gate(make_encoder, fam
 
 
 def test_bottlenecks_add_their_mixture_to_the_layer_s_output(make_encoder):
-    encoder = attached(make_encoder("bert"), **SMALL, num_experts=2, num_expert_layers=1)
+    encoder = attached(make_encoder("bert"), **SMALL, num_experts=2, blocks=[-1])
     layer = encoder.blocks[-1].output.dense
     assert isinstance(layer, WithExperts)
     move(layer, 0.3)
@@ -135,7 +135,7 @@ def test_bottlenecks_add_their_mixture_to_the_layer_s_output(make_encoder):
 
 
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "t5"])
-@pytest.mark.parametrize("settings", [SMALL, {**BLOCKS, "num_expert_layers": 3, "gate_level": "row"}])
+@pytest.mark.parametrize("settings", [SMALL, {**BLOCKS, "blocks": None, "gate_level": "row"}])
 def test_a_task_s_rows_are_the_same_with_and_without_other_tasks(make_encoder, family, settings):
     encoder = attached(make_encoder(family), **settings)
     move(encoder, 0.05)
@@ -164,7 +164,7 @@ def test_a_task_s_loss_trains_all_experts_and_its_own_gates(make_encoder, family
             assert gradient is None or not gradient.any(), name
 
 
-@pytest.mark.parametrize("settings", [{**SMALL, "num_expert_layers": 1}, {**BLOCKS, "num_expert_layers": 1}])
+@pytest.mark.parametrize("settings", [{**SMALL, "blocks": [-1]}, {**BLOCKS, "blocks": [-1]}])
 def test_experts_are_shared_and_gates_are_the_tasks_own(make_encoder, settings):
     encoder = attached(make_encoder("bert"), **settings)
     own = {name: part for name, part in parameter_partition(encoder).items() if part != "shared"}
@@ -175,7 +175,7 @@ def test_experts_are_shared_and_gates_are_the_tasks_own(make_encoder, settings):
 
 
 def test_all_experts_see_the_rows_of_all_tasks_in_one_call(make_encoder):
-    encoder = attached(make_encoder("bert"), **BLOCKS, num_expert_layers=1)
+    encoder = attached(make_encoder("bert"), **BLOCKS, blocks=[-1])
     calls = []
     mixed = encoder.blocks[-1]
     assert isinstance(mixed, MixedBlocks)
@@ -188,7 +188,7 @@ def test_all_experts_see_the_rows_of_all_tasks_in_one_call(make_encoder):
 def test_the_first_expert_is_the_block_and_copies_differ_by_the_noise(make_encoder):
     encoder = make_encoder("bert")
     before = {name: value.clone() for name, value in encoder.blocks[2].state_dict().items()}
-    attached(encoder, experts="block", num_experts=3, expert_noise=0.1, num_expert_layers=1)
+    attached(encoder, experts="block", num_experts=3, expert_noise=0.1, blocks=[-1])
     mixed = encoder.blocks[2]
     assert all(torch.equal(value, before[name]) for name, value in mixed.wrapped.state_dict().items())
     for name, value in mixed.others[0].state_dict().items():
@@ -234,7 +234,7 @@ def test_each_task_s_gradient_comes_from_one_backward_pass(settings):
 
 
 def test_penalties_of_dselect_k_reach_the_objective():
-    model = model_of({**SMALL, "gate": "dselect_k", "num_experts": 3, "num_expert_layers": 1}).train()
+    model = model_of({**SMALL, "gate": "dselect_k", "num_experts": 3, "blocks": [-1]}).train()
     weighting = Equal()
     weighting.start(list(model.tasks))
     result = GradientEngine(model, weighting, Losses(model, "fp32", CPU)).step([[step_of(tuple(model.tasks))]])
@@ -265,9 +265,9 @@ def test_what_the_gates_do_in_evaluation_is_learnt_about_the_tasks():
 
 
 def test_settings_that_do_not_fit_are_refused(make_encoder):
-    with pytest.raises(UserError, match=r"sharing\.num_expert_layers: found 4, but the encoder has 3 blocks"):
-        MMoE(num_expert_layers=4).check_num_blocks(3)
-    with pytest.raises(UserError, match=r"sharing\.num_expert_layers: found 4, but the encoder has 3 blocks"):
-        attached(make_encoder("bert"), num_expert_layers=4)
+    with pytest.raises(UserError, match=r"sharing\.blocks: found \[3\], but the encoder has 3 blocks"):
+        MMoE(blocks=[3]).check_num_blocks(3)
+    with pytest.raises(UserError, match=r"sharing\.blocks: found \[3\], but the encoder has 3 blocks"):
+        attached(make_encoder("bert"), blocks=[3])
     with pytest.raises(UserError, match=r"sharing\.num_selected: found 3, but a gate sees 2 experts; allowed: 1 to 2"):
         MMoE(gate="dselect_k", num_experts=2, num_selected=3)

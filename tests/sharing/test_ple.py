@@ -91,7 +91,7 @@ def extraction_by_loops(levels, task, states_TD, shared_gate, gate_level="token"
     [
         {},
         {**SMALL, "num_levels": 3, "shared_gate": "own", "gate_level": "row"},
-        {**BLOCKS, "num_expert_layers": 3, "num_task_experts": 2, "num_shared_experts": 1},
+        {**BLOCKS, "blocks": None, "num_task_experts": 2, "num_shared_experts": 1},
         {**BLOCKS, "gate_level": "task"},
     ],
     ids=["defaults", "own", "block", "task"],
@@ -133,7 +133,7 @@ def test_levels_of_extraction_are_the_paper_s(make_encoder, family, shared_gate,
 
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "t5"])
 def test_a_block_mixes_the_task_s_own_and_the_shared_copies(make_encoder, family):
-    encoder = attached(make_encoder(family), **BLOCKS, num_task_experts=2, num_expert_layers=1)
+    encoder = attached(make_encoder(family), **BLOCKS, num_task_experts=2, blocks=[-1])
     mixed = encoder.blocks[-1]
     assert isinstance(mixed, ControlledBlocks)
     move(mixed)
@@ -171,7 +171,7 @@ def test_a_block_mixes_the_task_s_own_and_the_shared_copies(make_encoder, family
     [
         {**SMALL, "num_levels": 3},
         {**SMALL, "shared_gate": "own", "gate_level": "row"},
-        {**BLOCKS, "num_expert_layers": 3, "gate_level": "row"},
+        {**BLOCKS, "blocks": None, "gate_level": "row"},
     ],
 )
 def test_a_task_s_rows_are_the_same_with_and_without_other_tasks(make_encoder, family, settings):
@@ -233,12 +233,14 @@ def test_with_its_own_experts_in_the_shared_gate_a_task_s_experts_see_its_rows_a
 
 
 @pytest.mark.parametrize(
-    "settings", [{"num_levels": 3}, {"shared_gate": "own", "gate_level": "row"}, BLOCKS], ids=["all", "own", "block"]
+    "settings",
+    [{**SMALL, "num_levels": 3}, {**SMALL, "shared_gate": "own", "gate_level": "row"}, BLOCKS],
+    ids=["all", "own", "block"],
 )
 def test_each_task_s_gradient_comes_from_one_backward_pass(settings):
     found = []
     for engine in ("segmented", "per_task"):
-        model = model_of(**SMALL, **settings).eval()
+        model = model_of(**settings).eval()
         move(model, 0.05)
         weighting = PCGrad(engine=engine)
         weighting.start(list(model.tasks), seed=1)
@@ -277,7 +279,7 @@ def test_a_run_of_one_task_works(make_encoder, settings):
     ("settings", "places"),
     [
         ({**SMALL, "num_levels": 3}, ["level_1", "level_2", "level_3"]),
-        ({**BLOCKS, "num_expert_layers": 2}, ["block_1", "block_2"]),
+        ({**BLOCKS, "blocks": [-2, -1]}, ["block_1", "block_2"]),
     ],
 )
 def test_what_the_gates_do_in_evaluation_is_learnt_about_the_tasks(settings, places):
@@ -304,8 +306,8 @@ def test_what_the_gates_do_in_evaluation_is_learnt_about_the_tasks(settings, pla
 
 
 def test_more_levels_of_blocks_than_there_are(make_encoder):
-    with pytest.raises(UserError, match=r"sharing\.num_expert_layers: found 4, but the encoder has 3 blocks"):
-        PLE(experts="block", num_expert_layers=4).check_num_blocks(3)
-    with pytest.raises(UserError, match=r"sharing\.num_expert_layers: found 4, but the encoder has 3 blocks"):
-        attached(make_encoder("bert"), experts="block", num_expert_layers=4)
-    PLE(num_expert_layers=4).check_num_blocks(3)  # of no effect there
+    with pytest.raises(UserError, match=r"sharing\.blocks: found \[3\], but the encoder has 3 blocks"):
+        PLE(experts="block", blocks=[3]).check_num_blocks(3)
+    with pytest.raises(UserError, match=r"sharing\.blocks: found \[3\], but the encoder has 3 blocks"):
+        attached(make_encoder("bert"), experts="block", blocks=[3])
+    PLE(blocks=[3]).check_num_blocks(3)  # of no effect there
