@@ -15,7 +15,7 @@ from torch import nn
 from mtl_cli.encoders import Encoder, EncoderShape
 from mtl_cli.encoders.sites import check_sites
 from mtl_cli.sharing.block_numbers import block_numbers
-from mtl_cli.sharing.experts import FeedForwardExpert, copies, mix, numbered
+from mtl_cli.sharing.experts import bottlenecks, copies, mix, numbered
 from mtl_cli.sharing.gated_experts import GatedExperts
 from mtl_cli.sharing.gates import TaskGates, learnt_by_gates, uses_of
 from mtl_cli.sharing.learnt import Learnt
@@ -95,9 +95,7 @@ class MMoE(GatedExperts):
                 blocks[index] = MixedBlocks(block, others, self.gates_for(encoder, task_names))
                 continue
             for site in encoder.sites(block, "feed_forward_output", "sharing.experts"):
-                experts = nn.ModuleList(
-                    FeedForwardExpert(encoder.hidden_size, self.expert_width) for _ in range(self.num_experts)
-                )
+                experts = bottlenecks(self.num_experts, encoder.hidden_size, self.expert_width)
                 layer = block.get_submodule(site.path)
                 replace_module(block, site.path, WithExperts(layer, experts, self.gates_for(encoder, task_names)))
 

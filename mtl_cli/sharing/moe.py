@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from mtl_cli.encoders import Encoder, EncoderShape, Layout
 from mtl_cli.encoders.sites import check_sites
 from mtl_cli.sharing.auxiliary import add_auxiliary_loss
 from mtl_cli.sharing.block_numbers import block_numbers
-from mtl_cli.sharing.experts import FeedForwardExpert, numbered
-from mtl_cli.sharing.gates import CountsUse, GateLogits, forget_uses, learnt_by_gates, real_tokens, uses_of
+from mtl_cli.sharing.experts import bottlenecks, numbered
+from mtl_cli.sharing.gates import CountsUse, GateLogits, forget_uses, learnt_by_gates, uses_of
 from mtl_cli.sharing.learnt import Learnt
+from mtl_cli.sharing.rows import real_tokens
 from mtl_cli.sharing.strategy import SharingStrategy
 from mtl_cli.sharing.task_modules import TaskModules
 from mtl_cli.sharing.wrappers import Wrapper, mark, replace_module
@@ -118,9 +120,7 @@ class MoE(SharingStrategy):
             block = blocks[index]
             for site in encoder.sites(block, "feed_forward_output", "sharing.blocks"):
                 router = Router(self, encoder.hidden_size, task_names)
-                experts = nn.ModuleList(
-                    FeedForwardExpert(encoder.hidden_size, self.expert_width) for _ in range(self.num_experts)
-                )
+                experts = bottlenecks(self.num_experts, encoder.hidden_size, self.expert_width)
                 layer = block.get_submodule(site.path)
                 replace_module(block, site.path, WithRoutedExperts(layer, experts, router))
 
@@ -231,11 +231,38 @@ class WithRoutedExperts(Wrapper):
         choice = experts_Nk.flatten()
         # Tokens in the order of their experts, each as often as it has experts.
         order = choice.argsort(stable=True)
+        back = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=order.device))
         counts = choice.bincount(minlength=len(self.experts)).tolist()
-        sorted_tokens = tokens_ND.index_select(0, order // self.router.top_k).split(counts)
+        chosen: torch.Tensor = _ByExpert.apply(tokens_ND, order, back, self.router.top_k)
+        sorted_tokens = chosen.split(counts)
         # Experts without tokens run on none: their gradients are then 0, in every process alike.
         outputs = torch.cat([expert(part) for expert, part in zip(self.experts, sorted_tokens, strict=True)])
         # Back in the order of the choices: a sum over k in a fixed order, where adding by index would have none.
-        back = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=order.device))
-        outputs_NkD = outputs.index_select(0, back).unflatten(0, experts_Nk.shape)
-        return (gates_Nk[..., None] * outputs_NkD).sum(1)
+        in_order: torch.Tensor = _ByExpert.apply(outputs, back, order, 1)
+        return (gates_Nk[..., None] * in_order.unflatten(0, experts_Nk.shape)).sum(1)
+
+
+class _ByExpert(torch.autograd.Function):
+    """Rows, each `times` times, in another order; backwards they are read in turn, where PyTorch adds up row by row.
+
+    Args:
+        rows_ND: the rows.
+        order: a permutation of N times `times` numbers, of which n stands for row n // times.
+        back: its inverse.
+        times: how often each row is taken.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows_ND: torch.Tensor, order: torch.Tensor, back: torch.Tensor, times: int) -> torch.Tensor:
+        ctx.save_for_backward(back)
+        ctx.times = times
+        return rows_ND.index_select(0, order if times == 1 else order // times)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (back,) = ctx.saved_tensors
+        gradient = gradient.index_select(0, back)
+        if ctx.times > 1:
+            gradient = gradient.unflatten(0, (-1, ctx.times)).sum(1)
+        return gradient, None, None, None

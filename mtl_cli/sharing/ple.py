@@ -15,7 +15,7 @@ from torch import nn
 
 from mtl_cli.encoders import Encoder, Layout
 from mtl_cli.sharing.block_numbers import block_numbers
-from mtl_cli.sharing.experts import FeedForwardExpert, copies, mix, numbered
+from mtl_cli.sharing.experts import bottlenecks, copies, mix, numbered
 from mtl_cli.sharing.gated_experts import GatedExperts
 from mtl_cli.sharing.gates import SoftmaxGate, TaskGates, at_level, learnt_by_gates, uses_of
 from mtl_cli.sharing.learnt import Learnt
@@ -117,7 +117,7 @@ class PLE(GatedExperts):
 
     def _level(self, encoder: Encoder, task_names: Sequence[str], number: int) -> ExtractionLevel:
         def experts(count: int) -> nn.ModuleList:
-            return nn.ModuleList(FeedForwardExpert(encoder.hidden_size, self.expert_width) for _ in range(count))
+            return bottlenecks(count, encoder.hidden_size, self.expert_width)
 
         everyone = self.shared_gate == "all"
         own = {task: experts(self.num_task_experts) for task in task_names}

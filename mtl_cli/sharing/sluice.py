@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from mtl_cli.encoders import Encoder, EncoderShape, Layout
 from mtl_cli.sharing.auxiliary import add_auxiliary_loss
 from mtl_cli.sharing.learnt import Learnt
-from mtl_cli.sharing.repeated_rows import ColumnSharing, add_columns, real_tokens, running_pass, split_columns
+from mtl_cli.sharing.repeated_rows import ColumnSharing, add_columns, running_pass, split_columns, tokens_of_columns
 from mtl_cli.sharing.task_modules import TaskModules
 from mtl_cli.sharing.wrappers import Wrapper, hidden_of, mark, with_hidden
 from mtl_cli.types import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, UserError
@@ -243,7 +243,7 @@ class SluiceBlock(Wrapper):
 
     def _penalise(self, states_KMD: torch.Tensor, layout: Layout) -> None:
         """Add what each task's rows cost in all columns."""
-        states_KND = real_tokens(states_KMD, layout)
+        states_KND = tokens_of_columns(states_KMD, layout)
         for task in layout.tasks:
             value = overlap(states_KND[:, layout.token_slices[task]], self.stitch.alpha_KGKG.shape[1])
             add_auxiliary_loss("orthogonality", task, self.orthogonality * value)

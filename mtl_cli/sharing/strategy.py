@@ -128,6 +128,16 @@ class SharingStrategy(ABC):
         """
         return {}
 
+    def add_penalty_gradients(self, model: MultiTaskModel) -> dict[str, torch.Tensor]:
+        """Add the gradients of the penalties to `.grad`, and return their values, without graphs.
+
+        What training calls. A strategy whose penalty reads every weight may have a cheaper way than autograd's.
+        """
+        penalties = self.penalties(model)
+        if penalties:
+            torch.stack(list(penalties.values())).sum().backward()
+        return {name: value.detach() for name, value in penalties.items()}
+
     # What came of it.
 
     def forget_usage(self, model: MultiTaskModel) -> None:  # noqa: B027 - most strategies count nothing

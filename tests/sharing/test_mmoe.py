@@ -2,52 +2,31 @@
 
 from copy import deepcopy
 
+import expert_tools
 import pytest
 import torch
+from checkpointing import checkpoint_activations
 from encoders import tiny_encoders
-from gradients.steps import CPU, LABELS, batch, gradients_of, step_of, tasks
+from expert_tools import FAMILIES, LENGTHS, hidden, model_with, move
+from gradients.steps import CPU, batch, gradients_of, step_of
 
-from mtl_cli.encoders import Encoder
 from mtl_cli.gradients import GradientEngine, Losses
-from mtl_cli.model import MultiTaskModel
 from mtl_cli.sharing import HardSharing, parameter_partition
 from mtl_cli.sharing.mmoe import MixedBlocks, MMoE, WithExperts
 from mtl_cli.sharing.wrappers import marks_of
 from mtl_cli.types import UserError
 from mtl_cli.weighting import Equal, PCGrad
 
-LENGTHS = {"a": [5, 17, 2], "b": [9], "c": [3, 30]}
-FAMILIES = ["bert", "gpt2", "modernbert", "deberta-v2", "t5"]
 SMALL = {"expert_width": 8}
 BLOCKS = {"experts": "block", "num_experts": 3, "expert_noise": 0.0}
 
 
 def attached(encoder, **settings):
-    torch.manual_seed(0)
-    strategy = MMoE(**settings)
-    strategy.attach(encoder, list(LENGTHS))
-    encoder.eval()
-    return encoder
+    return expert_tools.attached(encoder, MMoE(**settings))
 
 
-def hidden(encoder, lengths=LENGTHS):
-    input_ids_N, layout = tiny_encoders.rows(lengths, packed=encoder.packed)
-    return encoder(input_ids_N, None, layout), layout
-
-
-def move(module, size=0.1):
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
-
-
-def model_of(settings, names=("mood", "nli", "tags"), family="bert"):
-    torch.manual_seed(0)
-    packed = family in tiny_encoders.PACKED
-    encoder = Encoder(tiny_encoders.reference_model(family), tiny_encoders.tokenizer(), pooling="mean", packed=packed)
-    of_tasks = {name: task for name, task in tasks().items() if name in names}
-    return MultiTaskModel(encoder, MMoE(**settings), of_tasks, {name: LABELS[name] for name in of_tasks})
+def model_of(settings, **others):
+    return model_with(MMoE(**settings), **others)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -129,8 +108,8 @@ def test_bottlenecks_add_their_mixture_to_the_layer_s_output(make_encoder):
             shares = (gate.weight @ y + gate.bias).softmax(0)
             expected = y.clone()
             for share, expert in zip(shares, layer.experts, strict=True):
-                inner = torch.nn.functional.gelu(expert.inner.weight @ y + expert.inner.bias)
-                expected += share * (expert.outer.weight @ inner + expert.outer.bias)
+                inner = torch.nn.functional.gelu(expert.down.weight @ y + expert.down.bias)
+                expected += share * (expert.up.weight @ inner + expert.up.bias)
             torch.testing.assert_close(seen["output"][0, token], expected, atol=1e-4, rtol=1e-4)
 
 
@@ -205,9 +184,7 @@ def test_activation_checkpointing_gives_the_same_gradients(make_encoder, family,
         encoder = attached(make_encoder(family), **settings, gate="dselect_k")
         move(encoder)
         if checkpointing:
-            model = encoder.model  # its method has had two names in transformers 5
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            checkpoint_activations(encoder)
         encoder.train()
         torch.manual_seed(0)
         hidden(encoder)[0].pow(2).sum().backward()
@@ -241,7 +218,7 @@ def test_penalties_of_dselect_k_reach_the_objective():
     # At the start each selector gives about 1/4 to each of four numbers: 3/4 log 4 each, on three experts; surplus
     # 4/3 - 1 each; two selectors, three tasks.
     assert float(result.penalties["selector_entropy"]) == pytest.approx(1e-3 * 3 * 2 * 0.75 * 1.3863, rel=0.05)
-    assert float(result.penalties["surplus_codes"]) == pytest.approx(3 * 2 / 3, rel=0.1)
+    assert float(result.penalties["surplus_codes"]) == pytest.approx(3 * 2 / 3, rel=0.2)
 
 
 def test_what_the_gates_do_in_evaluation_is_learnt_about_the_tasks():

@@ -1,52 +1,33 @@
 """Sparse mixture of experts: routing, balance, and whose router it is."""
 
+import expert_tools
 import pytest
 import torch
 from encoders import tiny_encoders
-from gradients.steps import CPU, LABELS, batch, step_of, tasks
+from expert_tools import FAMILIES, LENGTHS, hidden, model_with, move
+from gradients.steps import CPU, batch, step_of
 from torch.nn.functional import gelu
 
-from mtl_cli.encoders import Encoder
 from mtl_cli.gradients import GradientEngine, Losses
-from mtl_cli.model import MultiTaskModel
 from mtl_cli.sharing import parameter_partition
 from mtl_cli.sharing.auxiliary import collect_auxiliary_losses
 from mtl_cli.sharing.moe import MoE
 from mtl_cli.types import UserError
 from mtl_cli.weighting import Equal, PCGrad
 
-LENGTHS = {"a": [5, 17, 2], "b": [9], "c": [3, 30]}
-FAMILIES = ["bert", "gpt2", "modernbert", "deberta-v2", "t5"]
 SMALL = {"num_experts": 4, "expert_width": 8}
 
 
 def attached(encoder, names=tuple(LENGTHS), **settings):
-    torch.manual_seed(0)
-    MoE(**settings).attach(encoder, list(names))
-    return encoder.eval()
+    return expert_tools.attached(encoder, MoE(**settings), names)
 
 
-def hidden(encoder, lengths=LENGTHS):
-    input_ids_N, layout = tiny_encoders.rows(lengths, packed=encoder.packed)
-    return encoder(input_ids_N, None, layout), layout
-
-
-def move(module, size=0.1):
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+def model_of(**settings):
+    return model_with(MoE(**settings))
 
 
 def layers_of(encoder):
     return [module for module in encoder.modules() if type(module).__name__ == "WithRoutedExperts"]
-
-
-def model_of(**settings):
-    torch.manual_seed(0)
-    encoder = Encoder(tiny_encoders.reference_model("bert"), tiny_encoders.tokenizer(), pooling="mean", packed=True)
-    of_tasks = {name: task for name, task in tasks().items() if name != "score"}
-    return MultiTaskModel(encoder, MoE(**settings), of_tasks, {name: LABELS[name] for name in of_tasks})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -81,8 +62,8 @@ def test_each_token_gets_the_weighted_outputs_of_its_best_experts(make_encoder, 
                 expected = y.clone()
                 for e in best:
                     expert = layer.experts[e]
-                    inner = gelu(expert.inner.weight @ y + expert.inner.bias)
-                    expected += p[e] / whole * (expert.outer.weight @ inner + expert.outer.bias)
+                    inner = gelu(expert.down.weight @ y + expert.down.bias)
+                    expected += p[e] / whole * (expert.up.weight @ inner + expert.up.bias)
                 torch.testing.assert_close(seen["output"][at], expected, atol=1e-4, rtol=1e-4)
 
 

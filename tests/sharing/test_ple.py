@@ -1,47 +1,29 @@
 """Progressive layered extraction: shared experts beside each task's own."""
 
+import expert_tools
 import pytest
 import torch
+from checkpointing import checkpoint_activations
 from encoders import tiny_encoders
-from gradients.steps import CPU, LABELS, batch, gradients_of, step_of, tasks
+from expert_tools import FAMILIES, LENGTHS, hidden, model_with, move
+from gradients.steps import CPU, batch, gradients_of, step_of
 
-from mtl_cli.encoders import Encoder
 from mtl_cli.gradients import GradientEngine, Losses
-from mtl_cli.model import MultiTaskModel
 from mtl_cli.sharing import parameter_partition
 from mtl_cli.sharing.ple import PLE, ControlledBlocks
 from mtl_cli.types import UserError
 from mtl_cli.weighting import PCGrad
 
-LENGTHS = {"a": [5, 17, 2], "b": [9], "c": [3, 30]}
-FAMILIES = ["bert", "gpt2", "modernbert", "deberta-v2", "t5"]
 SMALL = {"expert_width": 8}
 BLOCKS = {"experts": "block", "expert_noise": 0.0}
 
 
 def attached(encoder, **settings):
-    torch.manual_seed(0)
-    PLE(**settings).attach(encoder, list(LENGTHS))
-    return encoder.eval()
-
-
-def hidden(encoder, lengths=LENGTHS):
-    input_ids_N, layout = tiny_encoders.rows(lengths, packed=encoder.packed)
-    return encoder(input_ids_N, None, layout), layout
-
-
-def move(module, size=0.1):
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+    return expert_tools.attached(encoder, PLE(**settings))
 
 
 def model_of(**settings):
-    torch.manual_seed(0)
-    encoder = Encoder(tiny_encoders.reference_model("bert"), tiny_encoders.tokenizer(), pooling="mean", packed=True)
-    of_tasks = {name: task for name, task in tasks().items() if name != "score"}
-    return MultiTaskModel(encoder, PLE(**settings), of_tasks, {name: LABELS[name] for name in of_tasks})
+    return model_with(PLE(**settings))
 
 
 def softmax_of(gate, state):
@@ -258,9 +240,7 @@ def test_activation_checkpointing_gives_the_same_gradients(make_encoder, family,
         encoder = attached(make_encoder(family), **settings)
         move(encoder)
         if checkpointing:
-            model = encoder.model  # its method has had two names in transformers 5
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            checkpoint_activations(encoder)
         encoder.train()
         torch.manual_seed(0)
         hidden(encoder)[0].pow(2).sum().backward()
