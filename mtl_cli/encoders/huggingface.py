@@ -64,9 +64,9 @@ class HuggingFaceEncoder(EncoderSpec):
         if self.trust_remote_code:
             return None
         config = loading.config_if_readable(self.path, self.revision)
-        for name, value in (self.config_overrides or {}).items():
-            if hasattr(config, name):
-                setattr(config, name, value)
+        if config is not None:
+            known = {name: value for name, value in (self.config_overrides or {}).items() if hasattr(config, name)}
+            loading.override(config, known)
         return config
 
     def load_tokenizer(self, training_texts: Iterable[str] = ()) -> Any:
