@@ -56,11 +56,11 @@ class SoftTraceNorm(SoftSharing):
     that much a step: give `num_shared_layers` 1 or more, and the embeddings are left out.
 
     Cost of a step: with last_axis the K x K Gramian of each parameter and a product with a K x K matrix, which is added
-    to the gradients in place: one more pass over the parameters than `SoftL2` makes. The others need, besides that, for each matrix and each
-    flattening the product and the eigendecomposition of a square matrix as wide as the smaller side: O and I of each
-    layer, and for word embeddings K times the width. On one CPU core the decomposition alone took 0.1 s for 384, 1.3 s
-    for 1536: with 12 blocks of these widths half a minute a step. They are for small encoders, or with most blocks
-    shared.
+    to the gradients in place: one more pass over the parameters than `SoftL2` makes. The others need, besides that, for
+    each matrix and each flattening the product and the eigendecomposition of a square matrix as wide as the smaller
+    side: O and I of each layer, and for word embeddings K times the width. On one CPU core the decomposition alone took
+    0.1 s for 384, 1.3 s for 1536: with 12 blocks of these widths half a minute a step. They are for small encoders, or
+    with most blocks shared.
 
     Attributes:
         strength: factor of the penalty. 1e-3 is an untested belief: each matrix's gradient then has a length of about
