@@ -21,7 +21,13 @@ from mtl_cli.overrides import (
     quote_texts,
     value_of,
 )
-from mtl_cli.plain_words import conditions_as_setting, folders_as_setting, options_as_settings, texts_as_they_are
+from mtl_cli.plain_words import (
+    composing_words,
+    conditions_as_setting,
+    folders_as_setting,
+    options_as_settings,
+    texts_as_they_are,
+)
 from mtl_cli.shipped_conf import conf_dir
 from mtl_cli.stopping import stop_with_parent
 
@@ -224,6 +230,23 @@ def _search(arguments: list[str]) -> int:
     return _hydra("search", [*words.config_arguments, *found.fixed, *found.own], job)
 
 
+def _bench(arguments: list[str]) -> int:
+    from mtl_cli.errors import UserError
+
+    if any(argument in ("-m", "--multirun") for argument in arguments):
+        raise UserError("a benchmark measures one thing at a time; leave out -m")
+
+    def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
+        from mtl_cli.commands.bench import bench
+
+        def rerun(words: Sequence[str]) -> list[str]:
+            return [sys.executable, "-m", "mtl_cli", "bench", *arguments, *words]
+
+        return bench(_without_many(config), rerun, composing_words(arguments, ("of", "bench")))
+
+    return _hydra("bench", texts_as_they_are(arguments, ["bench.json", "bench.markdown"]), job)
+
+
 def _tasks(arguments: list[str]) -> int:
     from mtl_cli.listing import tasks_command
 
@@ -263,6 +286,11 @@ COMMANDS = {
         "search for the best values of settings",
         "mtl search 'optimizer.lr=tag(log,interval(1e-5,1e-3))' sharing=hard,cross_stitch search.workers=2",
         _search,
+    ),
+    "bench": Command(
+        "measure how fast this machine trains what is composed",
+        "mtl bench encoder=minilm task=[embedded/sentiment,embedded/entities]",
+        _bench,
     ),
     "tasks": Command("list the tasks, encoders, strategies, ... that can be named", "mtl tasks encoder", _tasks),
 }
