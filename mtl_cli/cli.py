@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from mtl_cli.overrides import (
     compose_train,
     explain_composition_error,
+    flags_first,
     force_values,
     groups_in,
     option_problems,
@@ -91,7 +92,7 @@ def _hydra(config_name: str, arguments: list[str], job: Callable[[dict[str, Any]
             codes.append(_report(error, debug=config.get("debug") is True))
         return codes[-1]
 
-    sys.argv = [f"mtl {config_name}", *force_values(arguments, groups)]
+    sys.argv = [f"mtl {config_name}", *flags_first(force_values(arguments, groups))]
     run()
     return max(codes, default=0)
 

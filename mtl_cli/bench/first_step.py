@@ -25,7 +25,7 @@ def main(file: Path, words: list[str]) -> None:
         file.write_text(json.dumps(moments), encoding="utf-8")
         os._exit(0)
 
-    Loop._train_step = timed_step  # type: ignore[method-assign]
+    Loop._train_step = timed_step  # type: ignore[assignment, method-assign]
     sys.argv = ["mtl", "train", *words]
     runpy.run_module("mtl_cli", run_name="__main__")
     sys.exit("the run ended without a step")

@@ -172,7 +172,7 @@ class _Collator:
 def _clock_callback(clock: _Clock) -> Any:
     import transformers
 
-    class ClockCallback(transformers.TrainerCallback):  # type: ignore[misc]
+    class ClockCallback(transformers.TrainerCallback):
         """Starts and stops the clock with the Trainer's epoch."""
 
         def on_epoch_begin(self, *arguments: Any, **more: Any) -> None:

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,8 @@ def bench_scores(work_of_seed: Callable[[int], Work], seeds: Sequence[int], load
         work = work_of_seed(seed)
         ours.append(train_ours(work))
         theirs.append(train_tuned(work))
-    rows, figures = [], {}
+    rows = []
+    figures: dict[str, dict[str, Any]] = {}
     for name, task in work.tasks.items():
         metric = task.main_metric or ""
         a, b = ([run.metrics[name][metric] for run in runs] for runs in (ours, theirs))

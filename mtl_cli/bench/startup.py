@@ -91,7 +91,8 @@ def bench_startup(
     answers = {"mtl --help": CommandTime(["--help"]), "mtl train --cfg job": CommandTime(["train", "--cfg", "job"])}
     first_steps = {f"first step: {name}": FirstStepTime(words) for name, words in compositions.items()}
     rounds = interleave({**answers, **first_steps}, settings.rounds)
-    rows, figures = [], {}
+    rows = []
+    figures: dict[str, dict[str, Any]] = {}
     for name, measured in rounds.items():
         wall, cpu = Spread.of([m.seconds for m in measured]), Spread.of([m.cpu_seconds for m in measured])
         rows.append([name, wall.text(), cpu.text()])
