@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mtl_cli.errors import UserError
 from mtl_cli.tracking.json_files import jsonable, write_text
@@ -64,7 +65,7 @@ class BenchReport:
         for place, column in enumerate(self.columns):
             table.add_column(column, justify="right" if place else "left", overflow="fold", no_wrap=place > 0)
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         console.print(table)
         for line in [machine_line(self.machine), *self.notes, *self._aims()]:
             console.print(line, highlight=False, soft_wrap=True, markup=False)
