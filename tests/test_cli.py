@@ -32,7 +32,15 @@ def test_an_unknown_command_is_answered_in_one_line_with_the_nearest(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--cfg", "job"], ["train", "--help"], ["search", "--help"], ["tasks"]]
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--cfg", "job"],
+        ["train", "--help"],
+        ["search", "--help"],
+        ["bench", "--cfg", "job"],
+        ["tasks"],
+    ],
 )
 def test_help_and_configuration_are_shown_without_torch(arguments):
     code = (

@@ -18,6 +18,7 @@ from mtl_cli.training import TrainingRun
 from mtl_cli.training.loop import Loop
 
 _MANY_STEPS = 10**9  # no evaluation and no checkpoint falls into a round
+_MORE_ROUNDS = 3  # one that is dropped, one for memory, and one that keeps the last step, which is evaluated, away
 
 
 class _Steps(Loop):
@@ -63,7 +64,7 @@ class OurTraining:
         )
         settings = dataclasses.replace(
             instantiate(config["trainer"]),
-            max_steps=self.num_steps * (num_rounds + 1) + 1,
+            max_steps=self.num_steps * (num_rounds + _MORE_ROUNDS),
             evaluate_every=_MANY_STEPS,
             checkpoint_every_steps=None,
         )

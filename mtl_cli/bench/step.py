@@ -11,6 +11,7 @@ from mtl_cli.bench.report import BenchReport
 from mtl_cli.bench.settings import BenchSettings
 from mtl_cli.bench.speed import COLUMNS, add_peaks, cells, figures_of, measure, remarks, run_alone
 from mtl_cli.bench.work import Work
+from mtl_cli.errors import UserError
 
 _NAME = "ours"
 
@@ -20,6 +21,8 @@ def bench_step(work: Work, settings: BenchSettings, load: float, rerun: Rerun, e
 
     `epoch_steps` are those of an epoch over all of the data, whose time is estimated.
     """
+    if settings.only not in (None, _NAME):
+        raise UserError(f"bench.only: found {settings.only!r}, allowed: {_NAME}; of=trainer has others")
     ours = OurTraining(work, settings.rounds)
     if settings.only is not None:
         run_alone(ours, work.device)

@@ -10,6 +10,11 @@ from tiny_project import TINY
 from mtl_cli.cli import _main
 from mtl_cli.plain_words import composing_words
 
+SMALL = [
+    *TINY[:-1],
+    "task=[embedded/sentiment]",
+    *(f"tasks.sentiment.source.num_{split}=20" for split in ("train", "validation", "test")),
+]
 QUICK = ["bench.rounds=1", "bench.rows=16", "bench.force=true", "bench.memory=false"]
 
 
@@ -140,10 +145,12 @@ def test_one_variant_alone_prints_its_peak(project, tmp_path, monkeypatch, capsy
         (["resume=x"], "resume: a benchmark trains nothing that is kept"),
         (["-m", "seed=1,2"], "one thing at a time; leave out -m"),
         (["of=loop", "bench.only=ours"], "bench.only: of=loop has no variants"),
+        (["bench.only=B1", "bench.force=true", *SMALL], "bench.only: found 'B1', allowed: ours; of=trainer has others"),
     ],
 )
 def test_what_a_benchmark_cannot_do_is_refused(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mtl_cli.commands.bench.keep_freed_memory", lambda: True)
     assert _main(["bench", *words]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
