@@ -86,7 +86,7 @@ def test_aims_follow_from_the_figures(gpu_check):
 
 
 def test_benchmarks_that_fail_or_have_no_time_left_are_said_so(gpu_check, tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_check, "benchmarks", lambda folder, cpu: {"wrong": ["of=speed"], "late": []})
+    monkeypatch.setattr(gpu_check, "benchmarks", lambda folder, cpu: {"wrong": ["--nonsense"], "late": []})
     clock = iter([0.0, 1000.0])
     monkeypatch.setattr(gpu_check.time, "monotonic", lambda: next(clock))
     told = {}
