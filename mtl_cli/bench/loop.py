@@ -114,8 +114,8 @@ def _compute_seconds(moments: Moments) -> float:
 def _watched_build(build: Callable[..., torch.optim.Optimizer], moments: Moments) -> Callable[..., Any]:
     """Let the optimizer that is built count its own steps."""
 
-    def built(settings: AdamW, model: MultiTaskModel) -> torch.optim.Optimizer:
-        optimizer = build(settings, model)
+    def built(*arguments: Any, **more: Any) -> torch.optim.Optimizer:
+        optimizer = build(*arguments, **more)
         for attribute in ("step", "zero_grad"):
             setattr(optimizer, attribute, moments.wrapped(getattr(optimizer, attribute), "optimizer, clipping"))
         return optimizer
