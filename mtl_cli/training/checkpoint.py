@@ -159,6 +159,8 @@ class Checkpoints:
 
     def load(self, folder: Path, model: torch.nn.Module) -> dict[str, Any]:
         """Put the weights into `model` and return the nested state (tensors on the CPU)."""
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not there: a run in several processes resumes where all see its folder")
         load_model(model, str(folder / _MODEL))
         # Copies lie in memory as fresh tensors do; products of tensors that begin elsewhere are rounded otherwise.
         tensors = {name: tensor.clone() for name, tensor in load_file(folder / _TENSORS).items()}
