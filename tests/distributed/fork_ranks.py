@@ -1,0 +1,89 @@
+"""Runs of one and of several processes, all of them children of one process that has imported everything once.
+
+usage: fork_ranks.py PLAN.json RESULTS.json
+
+PLAN.json: a list of runs; each has
+    ranks: how many processes;
+    arguments: of mtl; or checks: the folder for what `rank_checks.py` finds;
+    files: where each rank's standard output and error go, `<files>.<rank>`;
+    signal, to, after, file: send this signal to this rank once the file has so many lines (optional).
+RESULTS.json: for each run the exit code of each rank, and the seconds from the signal to the last one's end.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import datasets  # noqa: F401 (children inherit what is imported)
+import hydra._internal.hydra  # noqa: F401
+import rank_checks
+import scipy.stats  # noqa: F401
+import seqeval.metrics  # noqa: F401
+import sklearn.metrics  # noqa: F401
+
+import mtl_cli.check_config
+import mtl_cli.commands.train  # noqa: F401
+from mtl_cli.cli import _main
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def start(run: dict, rank: int, port: int) -> int:
+    """Start one rank; return its process id."""
+    child = os.fork()
+    if child:
+        return child
+    if run["ranks"] > 1:
+        local = {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(run["ranks"])}
+        os.environ.update({"RANK": str(rank), "WORLD_SIZE": str(run["ranks"]), **local})
+        os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    output = os.open(f"{run['files']}.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    code = 1
+    try:
+        code = rank_checks.run_all(Path(run["checks"])) if "checks" in run else _main(run["arguments"])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def watch(run: dict, children: list[int]) -> tuple[list[int], float]:
+    codes: dict[int, int] = {}
+    sent = None
+    while len(codes) < len(children):
+        for child in set(children) - set(codes):
+            number, status = os.waitpid(child, os.WNOHANG)
+            if number:
+                codes[child] = os.waitstatus_to_exitcode(status)
+        if sent is None and "signal" in run:
+            file = Path(run["file"])
+            if file.exists() and len(file.read_bytes().splitlines()) >= run["after"]:
+                os.kill(children[run["to"]], getattr(signal, run["signal"]))
+                sent = time.monotonic()
+        time.sleep(0.005)
+    return [codes[child] for child in children], time.monotonic() - (sent or time.monotonic())
+
+
+def main() -> None:
+    plan, results = json.loads(Path(sys.argv[1]).read_text()), []
+    for run in plan:
+        port = free_port()
+        codes, seconds = watch(run, [start(run, rank, port) for rank in range(run["ranks"])])
+        results.append({"codes": codes, "seconds": seconds})
+    Path(sys.argv[2]).write_text(json.dumps(results))
+
+
+main()
