@@ -304,7 +304,9 @@ def _main(arguments: list[str]) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name in COMMANDS and name != "train" and launched().is_one_of_several:
-        return _report(UserError(f"mtl {name} is one process; leave out torchrun (mtl train takes several)"), debug=False)
+        return _report(
+            UserError(f"mtl {name} is one process; leave out torchrun (mtl train takes several)"), debug=False
+        )
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         hint = f"; did you mean `mtl {near[0]}`?" if near else ""

@@ -24,7 +24,9 @@ def choose_device(device: str) -> torch.device:
         raise UserError(f"trainer.device: found {device!r}, but torch {torch.__version__} sees no GPU; use auto or cpu")
     check_device(device)
     if launched().is_one_of_several and device.startswith("cuda:"):
-        raise UserError(f"trainer.device: found {device!r}, but each of several processes takes a GPU; use auto or cuda")
+        raise UserError(
+            f"trainer.device: found {device!r}, but each of several processes takes a GPU; use auto or cuda"
+        )
     return torch.device(device)
 
 

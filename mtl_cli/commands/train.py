@@ -14,11 +14,11 @@ from mtl_cli.check_config import check_config
 from mtl_cli.commands import quiet_libraries
 from mtl_cli.commands.dry_run import compare_with_hard_sharing
 from mtl_cli.data import TaskData, prepare, training_texts
-from mtl_cli.encoders import Encoder
-from mtl_cli.errors import UserError
 from mtl_cli.distributed.launched import launched
 from mtl_cli.distributed.processes import Processes, prepared_by_main_first, processes_of_run
 from mtl_cli.distributed.ranks import from_main, is_main, largest_over_ranks
+from mtl_cli.encoders import Encoder
+from mtl_cli.errors import UserError
 from mtl_cli.evaluation import Evaluator, StopEvaluation, metric_records, score, sum_usage_over_ranks
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.precision import choose_device, choose_precision
@@ -42,7 +42,16 @@ from mtl_cli.tracking import (
 )
 from mtl_cli.tracking.console_log import ALREADY_SHOWN
 from mtl_cli.tracking.run_folder import remove_if_empty
-from mtl_cli.training import Interrupted, Progression, StopRequest, TrainingRun, agreed_signal, peak_memory_bytes, seed_everything
+from mtl_cli.training import (
+    Interrupted,
+    Progression,
+    StopRequest,
+    TrainingRun,
+    agreed_signal,
+    peak_memory_bytes,
+    seed_everything,
+)
+from mtl_cli.training.fsdp import whole_weights
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +109,7 @@ class _Ending:
 def _open(
     config: dict[str, Any], output_folder: Path, overrides: list[str], processes: Processes
 ) -> tuple[str, dict[str, Any], bool]:
-    """Check the configuration and make or open the run folder; return its path, the configuration, and if it resumes."""
+    """Check the configuration; make or open the run folder. Return its path, the configuration, and if it resumes."""
     if config.get("resume"):
         folder, config = _reopen(config, overrides)
         return str(folder.path), config, True
@@ -274,8 +283,9 @@ def _score_and_save(
     run: TrainingRun, evaluator: Evaluator, results: Results, state: Progression, peak_memory: int
 ) -> None:
     """Score validation and test with the best weights, write the predictions and the model."""
+    weights = whole_weights(run.model)
     if is_main():
-        save_model(run.model, run.folder.model_folder)
+        save_model(run.model, run.folder.model_folder, weights)
     run.model.sharing.forget_usage(run.model)
     results.tasks = {name: {} for name in run.model.tasks}
     for split in ("validation", "test"):

@@ -58,9 +58,7 @@ class Processes:
 
 
 @contextmanager
-def processes_of_run(
-    device: str, on_lost: Callable[[PeerFailed], None] = lambda error: None
-) -> Iterator[Processes]:
+def processes_of_run(device: str, on_lost: Callable[[PeerFailed], None] = lambda error: None) -> Iterator[Processes]:
     """Inside, the processes that were started together know one another; with one process nothing happens.
 
     Args:

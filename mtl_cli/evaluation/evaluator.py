@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 
 from mtl_cli.data import EncodedSplit
 from mtl_cli.distributed.ranks import (
@@ -107,7 +108,9 @@ class Evaluator:
 
     def _order(self, split: EncodedSplit, rows: np.ndarray) -> np.ndarray:
         """These rows in the order in which they are computed."""
-        return np.concatenate([rows[:0], *(rows[part] for part in batches_by_length(split.lengths[rows], self.max_tokens))])
+        return np.concatenate(
+            [rows[:0], *(rows[part] for part in batches_by_length(split.lengths[rows], self.max_tokens))]
+        )
 
     def _logits_of_rows(
         self,
@@ -119,17 +122,23 @@ class Evaluator:
     ) -> torch.Tensor | None:
         """The logits of these rows on the CPU, in the order of `_order`; None where the evaluation is to stop."""
         parts = [torch.zeros(0, 0)] if len(rows) == 0 else []
+        batches = [rows[batch] for batch in batches_by_length(split.lengths[rows], self.max_tokens)]
+        # With parts of the encoder in several processes all take part in each pass, and stop together.
+        in_step = is_distributed() and any(isinstance(parameter, DTensor) for parameter in model.parameters())
+        num_passes = largest_over_ranks(len(batches)) if in_step else len(batches)
         was_training = model.training
         model.eval()
         try:
-            with torch.inference_mode():
-                for batch in batches_by_length(split.lengths[rows], self.max_tokens):
-                    if self.should_stop():
+            with torch.no_grad() if in_step else torch.inference_mode():
+                for number in range(num_passes):
+                    if any_over_ranks(self.should_stop()) if in_step else self.should_stop():
                         return None
+                    batch = batches[number] if number < len(batches) else np.zeros(1, dtype=np.int64)
                     with autocast(self.precision, self.device):
-                        part = model({name: split.batch(rows[batch]).to(self.device)})[name]
-                    parts.append(part.float().cpu())
-                    advance(len(batch) * num_ranks())
+                        part = model({name: split.batch(batch).to(self.device)})[name]
+                    if number < len(batches):
+                        parts.append(part.float().cpu())
+                        advance(len(batch) * num_ranks())
         finally:
             model.train(was_training)
         return torch.cat(parts)

@@ -232,6 +232,8 @@ class GradientEngine:
             if known_K is None:
                 known_K = self._weights_for(weighting, part)
             if not part:
+                if self.losses.nothing is not None:
+                    self.losses.nothing.backward()
                 continue
             weighted = torch.stack([known_K[self._tasks.index(task)] * loss for task, loss in part.items()])
             self._objective(weighted).backward()

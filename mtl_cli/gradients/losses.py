@@ -28,6 +28,10 @@ class Losses:
         model: the model, on `device`.
         precision: of forward passes.
         device: where they run.
+
+    Attributes:
+        filler: rows that a process without any passes through the model all the same, where all processes have to take
+            part in a pass; `nothing` is then what is differentiated, a zero with a graph.
     """
 
     def __init__(self, model: MultiTaskModel, precision: Literal["bf16", "fp32"], device: torch.device) -> None:
@@ -35,6 +39,8 @@ class Losses:
         self.precision: Literal["bf16", "fp32"] = precision
         self.device = device
         self.auxiliary: dict[str, torch.Tensor] = {}
+        self.filler: Step | None = None
+        self.nothing: torch.Tensor | None = None
 
     def normalizers(self, micro_batches: Sequence[Step], tasks: Sequence[str]) -> dict[str, torch.Tensor]:
         """Count what the losses of all micro-batches, on all processes, are divided by, for each of these tasks."""
@@ -49,8 +55,13 @@ class Losses:
         `auxiliary` then holds what else the sharing strategy adds for these rows, by name, with a graph. Both are empty
         where there are no rows: one process of several may have none of a step.
         """
+        self.nothing = None
         if not step:
             self.auxiliary = {}
+            if self.filler is not None:
+                with autocast(self.precision, self.device):
+                    logits = self.model(self.filler)
+                self.nothing = torch.stack([of_task.float().sum() for of_task in logits.values()]).sum() * 0.0
             return {}
         with collect_auxiliary_losses() as collected, autocast(self.precision, self.device):
             logits = self.model(step)

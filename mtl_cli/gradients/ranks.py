@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from mtl_cli.distributed.ranks import any_over_ranks as any_over_ranks
 from mtl_cli.distributed.ranks import is_distributed, sum_in_buckets
@@ -40,7 +41,11 @@ def sum_blocks_over_ranks(blocks: Mapping[str, Block]) -> dict[str, Block]:
 
 
 def sum_gradients_over_ranks(parameters: Sequence[nn.Parameter]) -> None:
-    """Add up `.grad` over all processes; a parameter without one anywhere stays so."""
+    """Add up `.grad` over all processes; a parameter without one anywhere stays so.
+
+    Those of which each process has a part (FSDP) have been added up in the backward pass.
+    """
+    parameters = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
     if not is_distributed() or not parameters:
         return
     kinds = torch.tensor([_kind(parameter.grad) for parameter in parameters], dtype=torch.int32)

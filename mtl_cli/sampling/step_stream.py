@@ -66,7 +66,7 @@ class StepStream:
         return rows
 
     def labelled(self, parts: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-        """Leave out tasks without a valid label in some part: their loss would be 0, which is no loss but the lack of one.
+        """Leave out tasks without a valid label in some part: a loss of 0 would be no loss but the lack of one.
 
         Args:
             parts: rows of the independent batches of a step.

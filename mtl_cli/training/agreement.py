@@ -126,8 +126,8 @@ def restore_generators_of_rank(state: Mapping[str, Any], seed: int, step: int) -
     if before != num_ranks():
         log.warning(
             "the checkpoint was written by %s, and %s with it: the steps hold the same rows, divided otherwise. "
-            "Dropout leaves out others, and sums are rounded otherwise, so that the run goes on as well but not bit for "
-            "bit",
+            "Dropout leaves out other values, and sums are rounded otherwise, so that the run goes on as well but not "
+            "bit for bit",
             _processes(before),
             "1 process goes on" if num_ranks() == 1 else f"{num_ranks()} go on",
         )

@@ -10,15 +10,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from mtl_cli.distributed.ranks import copy_from_main, from_main, is_distributed, is_main, num_ranks, rank, wait_for_all
+from mtl_cli.distributed.ranks import from_main, is_distributed, is_main, num_ranks, rank, wait_for_all
 from mtl_cli.evaluation import Evaluator, StopEvaluation, metric_records, score, sum_usage_over_ranks
 from mtl_cli.gradients import GradientEngine, Losses, StepResult
 from mtl_cli.precision import choose_device, choose_precision
 from mtl_cli.sampling import StepStream, shard_step, split_step
 from mtl_cli.sharing import TrainingMoment
 from mtl_cli.stopping import Interrupted, StopRequest
+from mtl_cli.training import fsdp
 from mtl_cli.training.agreement import agreed_signal, check_agreement, generators_of_all, restore_generators_of_rank
 from mtl_cli.training.allocator import keep_freed_memory
 from mtl_cli.training.checkpoint import Checkpoints
@@ -52,11 +54,12 @@ class Loop:
         self.steps_per_epoch, self.total_steps = length.steps_per_epoch, length.total_steps
         self.stream = StepStream(run.sampler, self.splits, seed=run.seed, total_steps=self.total_steps)
         self.evaluate_every = self.steps_per_epoch if settings.evaluate_every == "epoch" else settings.evaluate_every
-        self.model.to(self.device)
-        copy_from_main([*self.model.parameters(), *(b for b in self.model.buffers() if b.is_floating_point())])
+        self.divided = settings.parallelism == "fsdp" and is_distributed()
+        fsdp.spread(self.model, self.device, self.divided)
         seed_rank(run.seed, rank())
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = run.optimizer.build(self.model)
+        self.optimizer_state = fsdp.DividedOptimizer(self.optimizer) if self.divided else self.optimizer
         self.checkpoints = Checkpoints(run.folder.checkpoints_folder, keep=settings.keep_checkpoints)
         self.state = Progression()
         self.stop = StopRequest()
@@ -113,8 +116,8 @@ class Loop:
         parts, tokens_of_tasks = self._parts_of_step()
         self.model.sharing.start_step(self.model, TrainingMoment(state.step, self.total_steps, self.steps_per_epoch))
         result = self.engine.step(parts, list(tokens_of_tasks))
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(
-            self.parameters, math.inf if settings.max_grad_norm is None else settings.max_grad_norm, foreach=True
+        self.grad_norm = fsdp.clip_gradients(
+            self.parameters, math.inf if settings.max_grad_norm is None else settings.max_grad_norm
         )
         self.unchecked.append((state.step + 1, result, self.grad_norm))
         if self.device.type == "cpu":  # on a GPU each check waits for the device: done when a line is logged
@@ -135,8 +138,8 @@ class Loop:
     def _parts_of_step(self) -> tuple[list[list[Step]], dict[str, int]]:
         """The rows of the next step: the independent batches that the weighting asks for, each in micro-batches.
 
-        Of several processes, which all draw the same rows, each takes its shard of every batch, in as many micro-batches
-        as the others: some may be empty. Also returns how many tokens the whole step holds of which task.
+        Of several processes, which all draw the same rows, each takes its shard of every batch, in as many
+        micro-batches as the others: some may be empty. Also returns how many tokens the whole step holds of which task.
         """
         settings, num_batches = self.settings, self.run.weighting.num_batches
         rows = self.stream.next_step(self.state.step)
@@ -163,9 +166,15 @@ class Loop:
         if is_distributed():
             parts = [shard_step(part, self.lengths, num_ranks())[rank()] for part in parts]
         cut = [split_step(part, count) if count > 1 else [part] for part in parts]
+        if self.divided:  # all processes gather the encoder's parameters at the same time, also without rows
+            self.engine.losses.filler = self._first_row(rows)
         if is_distributed():
             cut = [[*pieces, *({} for _ in range(count - len(pieces)))] for pieces in cut]
         return [[self._to_device(self.stream.collate(piece)) for piece in pieces] for pieces in cut], tokens
+
+    def _first_row(self, rows: Mapping[str, np.ndarray]) -> Step:
+        task = next(iter(rows))
+        return self._to_device(self.stream.collate({task: rows[task][:1]}))
 
     def _to_device(self, step: Step) -> Step:
         return {name: batch.to(self.device) for name, batch in step.items()}
@@ -264,8 +273,9 @@ class Loop:
         if is_best:
             state.best_step, state.best_value, state.best_metrics = state.step, value, metrics
             state.evaluations_since_best = 0
+            weights = fsdp.whole_weights(self.model)
             if is_main():
-                self.checkpoints.save_best(state.step, self.model)
+                self.checkpoints.save_best(state.step, self.model if weights is None else weights)
         else:
             state.evaluations_since_best += 1
         patience = settings.early_stopping_patience
@@ -292,15 +302,16 @@ class Loop:
         state.window = asdict(self.window)
         rest = {
             "progression": asdict(state),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer_state.state_dict(),
             "stream": self.stream.state_dict(),
             "weighting": self.run.weighting.state_dict(),
             **generators_of_all(),
             "metrics_position": self.run.metrics_file.position(),
             "total_steps": self.total_steps,
         }
+        weights = fsdp.whole_weights(self.model)
         if is_main():
-            self.checkpoints.save(state.step, self.model, rest)
+            self.checkpoints.save(state.step, self.model if weights is None else weights, rest)
         wait_for_all()
 
     def _resume(self) -> None:
@@ -318,7 +329,7 @@ class Loop:
             )
         self.state = Progression(**state["progression"])
         self.window = Window(**self.state.window)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer_state.load_state_dict(state["optimizer"])
         self.stream.load_state_dict(state["stream"])
         self.run.weighting.load_state_dict(state["weighting"])
         self.run.metrics_file.truncate(state["metrics_position"])
