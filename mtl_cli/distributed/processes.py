@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -76,8 +77,6 @@ def processes_of_run(device: str, on_lost: Callable[[PeerFailed], None] = lambda
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
-    else:
-        _divide_threads(place)
     with _stops_by_sigterm():
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         dist.init_process_group(backend, timeout=_WAITING, rank=place.rank, world_size=place.world_size)
@@ -85,6 +84,8 @@ def processes_of_run(device: str, on_lost: Callable[[PeerFailed], None] = lambda
         try:
             if on_gpu:
                 _refuse_to_share_gpus(place)
+            else:
+                _divide_threads()
             yield Processes(place, lifeline)
             wait_for_all()
         except BaseException as error:
@@ -134,15 +135,16 @@ def prepared_by_main_first() -> Iterator[None]:
     dist.destroy_process_group(patient)
 
 
-def _divide_threads(place: Launched) -> None:
-    """Give each process of a machine its share of the cores, unless the user has said how many threads it takes.
+def _divide_threads() -> None:
+    """Share the cores out among the processes that run on the same ones, unless the user has set a number of threads.
 
     torchrun sets OMP_NUM_THREADS=1 where nobody has; whether somebody has, its own environment tells.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if os.environ.get("OMP_NUM_THREADS", "1") != "1" or _set_by_user("OMP_NUM_THREADS"):
-        return
-    torch.set_num_threads(max(1, cores // place.local_world_size))
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    mine = [socket.gethostname(), cores]
+    sharing = gather(mine).count(mine)
+    if os.environ.get("OMP_NUM_THREADS", "1") == "1" and not _set_by_user("OMP_NUM_THREADS"):
+        torch.set_num_threads(max(1, len(cores) // sharing))
 
 
 def _set_by_user(name: str) -> bool:
