@@ -303,16 +303,14 @@ def _main(arguments: list[str]) -> int:
         print(__version__)
         return 0
     name, rest = arguments[0], arguments[1:]
-    if name in COMMANDS and name != "train" and launched().is_one_of_several:
-        return _report(
-            UserError(f"mtl {name} is one process; leave out torchrun (mtl train takes several)"), debug=False
-        )
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         hint = f"; did you mean `mtl {near[0]}`?" if near else ""
         print(f"mtl: no command {name!r}; there are {', '.join(COMMANDS)}{hint}", file=sys.stderr)
         return 2
     try:
+        if name != "train" and launched().is_one_of_several:
+            raise UserError(f"mtl {name} is one process; leave out torchrun (mtl train takes several)")
         return COMMANDS[name].run(rest)
     except KeyboardInterrupt as interrupt:
         code = getattr(interrupt, "exit_code", 130)

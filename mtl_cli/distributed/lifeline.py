@@ -68,10 +68,15 @@ class Lifeline:
         """Return the end of a peer in the place of an error that followed from it."""
         if isinstance(error, RuntimeError):
             self._noticed.wait(_EXPLAIN_SECONDS)
-            if self.lost is not None:
-                self._taken.set()
-                return self.lost
+            return self.take() or self.lost or error
         return error
+
+    def take(self) -> PeerFailed | None:
+        """Return the end of a peer once, to whoever raises it."""
+        if self.lost is None or self._taken.is_set():
+            return None
+        self._taken.set()
+        return self.lost
 
     def fail(self, reason: str) -> bool:
         """Tell the others that this process ends; return whether rank 0 is there to show the reason."""

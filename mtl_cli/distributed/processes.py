@@ -77,10 +77,10 @@ def processes_of_run(device: str, on_lost: Callable[[PeerFailed], None] = lambda
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
-    with _stops_by_sigterm():
+    with _stops_by_sigterm() as answer:
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         dist.init_process_group(backend, timeout=_WAITING, rank=place.rank, world_size=place.world_size)
-        lifeline = Lifeline(on_lost)
+        lifeline = answer.lifeline = Lifeline(on_lost)
         try:
             if on_gpu:
                 _refuse_to_share_gpus(place)
@@ -172,25 +172,34 @@ def _refuse_to_share_gpus(place: Launched) -> None:
         )
 
 
-@contextmanager
-def _stops_by_sigterm() -> Iterator[None]:
-    """Turn the first SIGTERM outside of the loop (which has an answer of its own) into an exception.
+class _Answer:
+    """To SIGTERM outside of the loop, which has an answer of its own: an exception, once.
 
-    torchrun sends it to all processes once one has failed; what a process had to say is then still said.
+    torchrun sends it to all processes as soon as one has failed: then the exception says which, and a process that is
+    about to say so goes on.
     """
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-    ):
-        yield
-        return
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def __init__(self) -> None:
+        self.lifeline: Lifeline | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        lost = None if self.lifeline is None else self.lifeline.take()
+        if lost is None and self.lifeline is not None and self.lifeline.lost is not None:
+            return
         signal.signal(number, signal.SIG_IGN)
-        raise Interrupted(number)
+        raise lost or Interrupted(number)
 
-    signal.signal(signal.SIGTERM, interrupt)
+
+@contextmanager
+def _stops_by_sigterm() -> Iterator[_Answer]:
+    """Inside, answer SIGTERM, unless somebody else has an answer to it."""
+    answer = _Answer()
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield answer
+        return
+    signal.signal(signal.SIGTERM, answer)
     try:
-        yield
+        yield answer
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -15,7 +15,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from mtl_cli.distributed.ranks import any_over_ranks as any_over_ranks
-from mtl_cli.distributed.ranks import is_distributed, sum_in_buckets
+from mtl_cli.distributed.ranks import is_distributed as is_distributed
+from mtl_cli.distributed.ranks import sum_in_buckets
 from mtl_cli.distributed.ranks import sum_over_ranks as sum_over_ranks
 from mtl_cli.gradients.blocks import Block, DenseBlock, RowBlock
 from mtl_cli.precision import at_least_float32

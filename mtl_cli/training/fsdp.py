@@ -82,7 +82,7 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
 def _part_like(whole: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """The part of a tensor that this process has of `other`."""
     if not isinstance(other, DTensor):
-        return whole
+        return whole.to(other.device)
     return distribute_tensor(whole.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
 
 
@@ -147,6 +147,6 @@ class DividedOptimizer:
         for number, values in state["state"].items():
             parameter = parameters[int(number)]
             self.optimizer.state[parameter] = {
-                key: _part_like(value, parameter) if value.shape == parameter.shape else value.clone()
+                key: _part_like(value, parameter) if value.shape == parameter.shape else value.to(parameter.device)
                 for key, value in values.items()
             }
