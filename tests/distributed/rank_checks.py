@@ -38,7 +38,6 @@ SAME = {
     "equal": (weighting.Equal(), sharing.HardSharing(), UNEVEN, {"num_micro_batches": 2}),
     "uncertainty": (weighting.UncertaintyWeighting(), sharing.HardSharing(), UNEVEN, {}),
     "famo": (weighting.FAMO(), sharing.HardSharing(), UNEVEN, {}),
-    "gradnorm": (weighting.GradNorm(), sharing.HardSharing(), UNEVEN, {}),
     "db_mtl": (weighting.DBMTL(), sharing.HardSharing(), UNEVEN, {}),
     "pcgrad": (weighting.PCGrad(), sharing.HardSharing(), UNEVEN, {}),
     "cagrad": (weighting.CAGrad(engine="per_task"), sharing.HardSharing(), UNEVEN, {"num_micro_batches": 2}),

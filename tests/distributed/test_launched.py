@@ -6,7 +6,10 @@ import tiny_project
 from mtl_cli.cli import _main
 from mtl_cli.distributed import Launched, launched
 from mtl_cli.precision import choose_device
+from mtl_cli.sharing import HardSharing, MMoE
+from mtl_cli.training import Trainer
 from mtl_cli.types import UserError
+from mtl_cli.weighting import FAMO, Equal, PCGrad
 
 TORCHRUN = {
     "RANK": "5",
@@ -62,17 +65,22 @@ def test_one_gpu_for_all_processes_is_refused(first_of_two, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("weighs", "strategy", "message"),
     [
-        ("weighting=pcgrad", "PCGrad looks at each task's whole gradient; use a weighting of losses"),
-        ("weighting.track_conflict_every=5", "weighting.track_conflict_every=5 looks at"),
-        ("sharing=mmoe", "use sharing=hard with all layers shared"),
-        ("sharing.num_shared_layers=1", "use sharing=hard with all layers shared"),
+        (PCGrad(), HardSharing(), "PCGrad looks at each task's whole gradient; use a weighting of losses"),
+        (Equal(track_conflict_every=5), HardSharing(), "weighting.track_conflict_every=5 looks at"),
+        (Equal(), MMoE(), "use sharing=hard with all layers shared"),
+        (Equal(), HardSharing(num_shared_layers=1), "use sharing=hard with all layers shared"),
     ],
 )
-def test_what_needs_whole_parameters_does_not_go_with_fsdp(project, tmp_path, capsys, setting, message):
-    arguments = [*tiny_project.TINY, "task=[reviews,names]", "trainer=fsdp", setting, f"hydra.run.dir={tmp_path}/run"]
-    assert _main(["train", "--config-dir", str(project), *arguments]) == 2
-    error = capsys.readouterr().err
-    assert "trainer.parallelism: found 'fsdp'" in error
-    assert message in error
+def test_what_needs_whole_parameters_does_not_go_with_fsdp(weighs, strategy, message):
+    Trainer().check_parallelism(weighs, strategy)
+    Trainer(parallelism="fsdp").check_parallelism(FAMO(), HardSharing())
+    with pytest.raises(UserError, match=r"^trainer.parallelism: found 'fsdp', .*" + message):
+        Trainer(parallelism="fsdp").check_parallelism(weighs, strategy)
+
+
+def test_fsdp_is_checked_before_a_run(project, tmp_path, capsys):
+    arguments = [*tiny_project.TINY, "task=[reviews,names]", "trainer=fsdp", "weighting=pcgrad"]
+    assert _main(["train", "--config-dir", str(project), *arguments, f"hydra.run.dir={tmp_path}/run"]) == 2
+    assert "trainer.parallelism: found 'fsdp'" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from mtl_cli.tracking import read_metrics, without_clock
 
-RUN = ["task=[reviews,pairs,names]", "trainer.max_steps=40", "trainer.evaluate_every=20"]
+RUN = ["task=[reviews,pairs,names]", "trainer.max_steps=36", "trainer.evaluate_every=18"]
 RUN += ["trainer.checkpoint_every_steps=7", "trainer.log_every_steps=2"]
 
 
@@ -60,9 +60,9 @@ def runs(tmp_path_factory):
 
     for name, ranks in (("one", 1), ("two", 2)):
         plan.append({"name": name, "ranks": ranks, "checks": str(folder / name), "files": f"{folder}/{name}.out"})
-    add("stopped", 2, signal="SIGTERM", to=1, after=5)
+    add("stopped", 2, signal="SIGTERM", to=1, after=4)
     add("stopped-resumed", 2, resume="stopped")
-    add("killed", 2, signal="SIGKILL", to=1, after=5)
+    add("killed", 2, signal="SIGKILL", to=1, after=4)
     add("killed-resumed", 1, resume="killed")
     add("wrong", 2, "optimizer.lr=fast")
     (folder / "plan.json").write_text(json.dumps(plan))
@@ -130,7 +130,7 @@ def test_random_mixtures_with_uneven_ends_finish(runs, name):
 
 def test_only_rank_0_speaks_and_writes(runs):
     run = runs.finished("whole")
-    assert runs.said("whole").count("validation at step 20") == 1
+    assert runs.said("whole").count("validation at step 18") == 1
     assert runs.said("stopped", 1) == ""
     assert not list(run.glob("log.rank-*"))
     assert json.loads((run / "environment.json").read_text())["num_processes"] == 2
