@@ -4,7 +4,7 @@ usage: fork_ranks.py PLAN.json RESULTS.json
 
 PLAN.json: a list of runs; each has
     ranks: how many processes;
-    arguments: of mtl; or checks: the folder for what `rank_checks.py` finds;
+    arguments: of mtl; or checks: the folder for what `rank_checks.py` finds; or fails: for its check of that name;
     files: where each rank's standard output and error go, `<files>.<rank>`;
     signal, to, after, file: send this signal to this rank once the file has so many lines (optional).
 RESULTS.json: for each run the exit code of each rank, and the seconds from the signal to the last one's end.
@@ -51,7 +51,12 @@ def start(run: dict, rank: int, port: int) -> int:
     os.dup2(output, 2)
     code = 1
     try:
-        code = rank_checks.run_all(Path(run["checks"])) if "checks" in run else _main(run["arguments"])
+        if "checks" in run:
+            code = rank_checks.run_all(Path(run["checks"]))
+        elif "fails" in run:
+            code = rank_checks.what_goes_wrong_on_one_rank_is_known_to_the_other()
+        else:
+            code = _main(run["arguments"])
     except BaseException:
         traceback.print_exc()
     finally:

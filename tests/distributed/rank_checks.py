@@ -6,7 +6,6 @@ Each check that trains leaves `<name>.safetensors` (weights) and `<name>.json` i
 import json
 import re
 import shutil
-from contextlib import ExitStack
 from copy import deepcopy
 
 import pytest
@@ -16,7 +15,7 @@ from torch import nn
 
 from mtl_cli import sharing, weighting
 from mtl_cli.data import ConllSource, FileSource, prepare
-from mtl_cli.distributed.processes import processes_of_run
+from mtl_cli.distributed.processes import ALREADY_TOLD, processes_of_run
 from mtl_cli.distributed.ranks import from_main, gather, is_main, num_ranks, rank, sum_in_buckets
 from mtl_cli.encoders import TransformerEncoder
 from mtl_cli.evaluation import Evaluator
@@ -123,8 +122,7 @@ def fit(folder, name, parts, weighs, strategy, sampler, steps, resume=False, **s
 
 def run_all(folder):
     folder.mkdir(exist_ok=True)
-    with ExitStack() as stack:
-        processes = stack.enter_context(processes_of_run("cpu"))
+    with processes_of_run("cpu") as processes:
         parts = prepared(folder)
         for name, (weighs, strategy, sampler, settings) in SAME.items():
             model = fit(folder, name, parts, weighs, strategy, sampler, 20, log_every_steps=4, **settings)
@@ -136,7 +134,19 @@ def run_all(folder):
             what_is_exchanged()
             gradients_of_all_kinds_add_up()
             ranks_that_drift_apart_are_refused(model)
-        print("done", flush=True)
+    return 0
+
+
+def what_goes_wrong_on_one_rank_is_known_to_the_other():
+    """The last of all: afterwards there is nobody to exchange anything with."""
+    message = "the GPU ran out of memory at step 3"
+    with pytest.raises(UserError) as caught, processes_of_run("cpu"):
+        number = rank()
+        if number == 1:
+            raise UserError(message)
+        gather(None)
+    assert str(caught.value) == (f"rank 1 of 2: {message}" if number == 0 else message)
+    assert getattr(caught.value, ALREADY_TOLD, False) == (number == 1)
     return 0
 
 

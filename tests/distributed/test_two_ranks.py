@@ -60,6 +60,7 @@ def runs(tmp_path_factory):
 
     for name, ranks in (("one", 1), ("two", 2)):
         plan.append({"name": name, "ranks": ranks, "checks": str(folder / name), "files": f"{folder}/{name}.out"})
+    plan.append({"name": "fails", "ranks": 2, "fails": True, "files": f"{folder}/fails.out"})
     add("stopped", 2, signal="SIGTERM", to=1, after=4)
     add("stopped-resumed", 2, resume="stopped")
     add("killed", 2, signal="SIGKILL", to=1, after=4)
@@ -157,6 +158,10 @@ def test_a_killed_rank_ends_the_other_and_says_so(runs):
     assert runs.codes("killed") == [2, -signal.SIGKILL]
     assert runs.results["killed"]["seconds"] < 60
     assert "error: rank 1 of 2: it has ended without a word" in runs.said("killed")
+
+
+def test_an_error_on_one_rank_ends_the_other_with_its_reason(runs):
+    assert runs.codes("fails") == [0, 0], runs.said("fails") + runs.said("fails", 1)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(runs):
