@@ -55,7 +55,8 @@ class Lifeline:
         self.on_lost = on_lost
         self.lost: PeerFailed | None = None
         self._noticed = threading.Event()
-        self._taken = threading.Event()
+        self._stopped: PeerFailed | None = None
+        self._taken = False  # no lock: a signal's handler asks, too
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._peers: dict[int, socket.socket] = {}
@@ -68,20 +69,25 @@ class Lifeline:
         """Return the end of a peer in the place of an error that followed from it."""
         if isinstance(error, RuntimeError):
             self._noticed.wait(_EXPLAIN_SECONDS)
-            return self.take() or self.lost or error
+            return self.take() or self.lost or self._stopped or error
         return error
 
     def take(self) -> PeerFailed | None:
         """Return the end of a peer once, to whoever raises it."""
-        if self.lost is None or self._taken.is_set():
+        if self.lost is None or self._taken:
             return None
-        self._taken.set()
+        self._taken = True
         return self.lost
 
     def fail(self, reason: str) -> bool:
         """Tell the others that this process ends; return whether rank 0 is there to show the reason."""
         self._closed.set()
         return self._tell({"failed": rank(), "reason": reason})
+
+    def stop(self) -> None:
+        """Tell the others that this process ends because it was asked to; most likely all were."""
+        self._closed.set()
+        self._tell({"stopped": rank()})
 
     def close(self) -> None:
         """Tell the others that this process has come to its end."""
@@ -136,6 +142,10 @@ class Lifeline:
             self._peers.pop(number, None)
         if "done" in message or self._closed.is_set():
             return
+        if "stopped" in message:
+            self._tell(message)
+            self._note_stop(number)
+            return
         reason = message.get("reason") or f"{_GONE} (process {hello['process']} on {hello['host']})"
         self._tell({"failed": number, "reason": reason})
         self._lose(number, reason)
@@ -160,8 +170,14 @@ class Lifeline:
 
     def _follow_main(self, lines: Any) -> None:
         message = _last_message(lines)
-        if "done" not in message and not self._closed.is_set():
+        if "stopped" in message:
+            self._note_stop(message["stopped"])
+        elif "done" not in message and not self._closed.is_set():
             self._lose(message.get("failed", 0), message.get("reason") or _GONE)
+
+    def _note_stop(self, number: int) -> None:
+        self._stopped = PeerFailed(number, "it was stopped by a signal")
+        self._noticed.set()
 
     def _lose(self, number: int, reason: str) -> None:
         """Note that a peer is gone; end this process where the main thread does not."""
@@ -170,7 +186,7 @@ class Lifeline:
         self._noticed.set()
         if self._closed.wait(_GRACE_SECONDS):
             return
-        if self._taken.is_set() and self._closed.wait(_CLOSING_SECONDS):
+        if self._taken and self._closed.wait(_CLOSING_SECONDS):
             return
         time.sleep(0.5 * (rank() > 0))  # rank 0 speaks first
         self.on_lost(self.lost)

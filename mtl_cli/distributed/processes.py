@@ -102,8 +102,8 @@ def _say_farewell(lifeline: Lifeline, error: BaseException) -> None:
         if not is_main():
             setattr(found, ALREADY_TOLD, True)
         raise found from (None if found is error else error)
-    if isinstance(error, Interrupted):
-        lifeline.close()
+    if isinstance(error, KeyboardInterrupt):
+        lifeline.stop()
         raise error
     lines = str(error).strip().splitlines()
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
