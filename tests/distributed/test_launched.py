@@ -5,6 +5,7 @@ import tiny_project
 
 from mtl_cli.cli import _main
 from mtl_cli.distributed import Launched, launched
+from mtl_cli.launching.train_job import environment_of_task
 from mtl_cli.precision import choose_device
 from mtl_cli.sharing import HardSharing, MMoE
 from mtl_cli.training import Trainer
@@ -54,6 +55,24 @@ def test_a_sweep_and_other_commands_are_one_process(first_of_two, capsys):
     assert "-m: a sweep is one process" in capsys.readouterr().err
     assert _main(["evaluate", "run=outputs"]) == 2
     assert "mtl evaluate is one process; leave out torchrun" in capsys.readouterr().err
+
+
+def test_the_tasks_of_a_clusters_job_train_one_run(monkeypatch):
+    assert environment_of_task() == {}
+    variables = {
+        "EXECUTOR": "local",
+        "LOCAL_NTASKS": "2",
+        "LOCAL_GLOBALID": "1",
+        "LOCAL_LOCALID": "1",
+        "LOCAL_JOB_ID": "7",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SUBMITIT_{name}", value)
+    first = environment_of_task()
+    assert launched(first) == Launched(rank=1, world_size=2, local_rank=1, local_world_size=2)
+    assert first == environment_of_task()  # all tasks agree on a port
+    monkeypatch.setenv("SUBMITIT_LOCAL_NTASKS", "1")
+    assert environment_of_task() == {}
 
 
 def test_one_gpu_for_all_processes_is_refused(first_of_two, monkeypatch):
