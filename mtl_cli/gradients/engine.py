@@ -20,7 +20,7 @@ from mtl_cli.gradients.ranks import any_over_ranks, is_distributed, sum_gradient
 from mtl_cli.gradients.representation import RepresentationTap, scale_gradients
 from mtl_cli.gradients.representation_step import RepresentationStep
 from mtl_cli.gradients.segmented import why_not_segmented
-from mtl_cli.gradients.shared import shared_parameters
+from mtl_cli.gradients.shared import shared_parameters, trained_parameters
 from mtl_cli.gradients.whole_gradients import combine_coordinates
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.types import Step, UserError
@@ -82,7 +82,7 @@ class GradientEngine:
             )
         self.shared = shared_parameters(model, scope)
         self.own = {task: model.task_specific_parameters(task) for task in model.tasks}
-        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.trained = trained_parameters(model)
         self.tap = RepresentationTap(model) if scope == "representation" else None
         segmented, self.how = self._choose_engine()
         whole = isinstance(weighting, GradientWeighting) and weighting.needs_gradients
@@ -151,10 +151,7 @@ class GradientEngine:
         """Add the gradients of what the parameters cost by themselves, the same in all processes."""
         if is_distributed():
             self._penalties = self._penalties_of_all()
-        penalties = self.model.sharing.penalties(self.model)
-        if penalties:
-            torch.stack(list(penalties.values())).sum().backward()
-            self._penalties.update({name: value.detach() for name, value in penalties.items()})
+        self._penalties.update(self.model.sharing.add_penalty_gradients(self.model))
 
     def _penalties_of_all(self) -> dict[str, torch.Tensor]:
         """What rows cost besides their losses, added up over processes, of which some may have no such rows."""
