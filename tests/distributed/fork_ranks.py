@@ -7,7 +7,8 @@ PLAN.json: a list of runs; each has
     arguments: of mtl; or checks: the folder for what `rank_checks.py` finds; or fails: for its check of that name;
     files: where each rank's standard output and error go, `<files>.<rank>`;
     signal, to, after, file: send this signal to this rank once the file has so many lines (optional).
-RESULTS.json: for each run the exit code of each rank, and the seconds from the signal to the last one's end.
+RESULTS.json: for each run the exit code of each rank, the seconds from the signal to the last one's end, and the CPU's
+seconds of all ranks.
 """
 
 import json
@@ -65,29 +66,31 @@ def start(run: dict, rank: int, port: int) -> int:
         os._exit(code)
 
 
-def watch(run: dict, children: list[int]) -> tuple[list[int], float]:
+def watch(run: dict, children: list[int]) -> dict:
     codes: dict[int, int] = {}
+    cpu = 0.0
     sent = None
     while len(codes) < len(children):
         for child in set(children) - set(codes):
-            number, status = os.waitpid(child, os.WNOHANG)
+            number, status, usage = os.wait4(child, os.WNOHANG)
             if number:
                 codes[child] = os.waitstatus_to_exitcode(status)
+                cpu += usage.ru_utime + usage.ru_stime
         if sent is None and "signal" in run:
             file = Path(run["file"])
             if file.exists() and len(file.read_bytes().splitlines()) >= run["after"]:
                 os.kill(children[run["to"]], getattr(signal, run["signal"]))
                 sent = time.monotonic()
         time.sleep(0.005)
-    return [codes[child] for child in children], time.monotonic() - (sent or time.monotonic())
+    seconds = time.monotonic() - (sent or time.monotonic())
+    return {"codes": [codes[child] for child in children], "seconds": seconds, "cpu_seconds": cpu}
 
 
 def main() -> None:
     plan, results = json.loads(Path(sys.argv[1]).read_text()), []
     for run in plan:
         port = free_port()
-        codes, seconds = watch(run, [start(run, rank, port) for rank in range(run["ranks"])])
-        results.append({"codes": codes, "seconds": seconds})
+        results.append(watch(run, [start(run, rank, port) for rank in range(run["ranks"])]))
     Path(sys.argv[2]).write_text(json.dumps(results))
 
 
