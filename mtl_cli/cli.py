@@ -8,10 +8,13 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mtl_cli.distributed.launched import launched, rank_of_environment
+from mtl_cli.errors import UserError
 from mtl_cli.overrides import (
     compose_train,
     explain_composition_error,
@@ -53,8 +56,6 @@ def _config_dirs(arguments: Sequence[str]) -> list[Path]:
 
 def _refuse_unknown_options(config_name: str, arguments: list[str]) -> dict[str, list[str]]:
     """Raise UserError for folders and options of groups that do not exist; return the options of each group."""
-    from mtl_cli.errors import UserError
-
     dirs = _config_dirs(arguments)
     for folder in dirs[1:]:
         if not folder.is_dir():
@@ -98,14 +99,20 @@ def _hydra(config_name: str, arguments: list[str], job: Callable[[dict[str, Any]
 
 
 def _train(arguments: list[str]) -> int:
-    from mtl_cli.errors import UserError
-
     def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
         from mtl_cli.commands.train import train
 
         return train(_without_many(config), folder, overrides)
 
     several = any(argument in ("-m", "--multirun") for argument in arguments)
+    place = launched()
+    if several and place.is_one_of_several:
+        raise UserError(
+            "-m: a sweep is one process, which starts its runs; leave out torchrun, or run each configuration under a "
+            "torchrun of its own (sharing=... seed=...)"
+        )
+    if place.rank > 0:  # rank 0 makes the run folder and tells the others
+        arguments = [*(a for a in arguments if not a.startswith("hydra.run.dir=")), "hydra.run.dir=."]
     if value_of("resume", arguments):
         if several:
             raise UserError("resume: goes on with one run; leave out -m (a sweep goes on with sweep.resume=DIR)")
@@ -166,8 +173,6 @@ def _inspect(arguments: list[str]) -> int:
 
 
 def _study(arguments: list[str]) -> int:
-    from mtl_cli.errors import UserError
-
     if any(argument in ("-m", "--multirun") for argument in arguments):
         raise UserError("a study makes its runs itself, also in parallel with hydra/launcher=parallel; leave out -m")
     arguments = texts_as_they_are(quote_texts(arguments, ("study.variants", "study.single")), ["study.resume"])
@@ -333,6 +338,8 @@ def _main(arguments: list[str]) -> int:
         print(f"mtl: no command {name!r}; there are {', '.join(COMMANDS)}{hint}", file=sys.stderr)
         return 2
     try:
+        if name != "train" and launched().is_one_of_several:
+            raise UserError(f"mtl {name} is one process; leave out torchrun (mtl train takes several)")
         return COMMANDS[name].run(rest)
     except KeyboardInterrupt as interrupt:
         code = getattr(interrupt, "exit_code", 130)
@@ -343,11 +350,18 @@ def _main(arguments: list[str]) -> int:
 
 
 def _report(error: Exception, debug: bool) -> int:
-    """Show what a user can mend as one message; show anything else with its traceback, as it is our own bug."""
-    from mtl_cli.errors import UserError
+    """Show what a user can mend as one message; show anything else with its traceback, as it is our own bug.
+
+    Of several processes, rank 0 shows what others have told it, and what all found by themselves.
+    """
     from mtl_cli.tracking.masking import mask_text
 
     mendable = isinstance(error, UserError) or _is_hydras(error)
+    if rank_of_environment() > 0:
+        if getattr(error, "mtl_told", False):
+            return 2 if mendable else 1
+        time.sleep(_RANK_0_SPEAKS_SECONDS)  # if it found the same, torchrun ends this process meanwhile
+        print(f"rank {rank_of_environment()}: ", end="", file=sys.stderr)
     if debug or not mendable:
         import traceback
 
@@ -356,6 +370,9 @@ def _report(error: Exception, debug: bool) -> int:
         print(mask_text(f"error: {error}"), file=sys.stderr)
         return 2
     return 1
+
+
+_RANK_0_SPEAKS_SECONDS = 3.0
 
 
 def _is_hydras(error: Exception) -> bool:

@@ -8,18 +8,25 @@ from typing import Literal
 
 import torch
 
+from mtl_cli.distributed.launched import launched
 from mtl_cli.types import UserError
 
 Precision = Literal["auto", "bf16", "fp32"]
 
 
 def choose_device(device: str) -> torch.device:
-    """Resolve "auto" to the GPU where there is one; refuse a GPU that is not there."""
+    """Resolve "auto" to the GPU where there is one, of several processes to one each; refuse one that is not there."""
+    if launched().is_one_of_several and device in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", launched().local_rank % torch.cuda.device_count())
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.device: found {device!r}, but torch {torch.__version__} sees no GPU; use auto or cpu")
     check_device(device)
+    if launched().is_one_of_several and device.startswith("cuda:"):
+        raise UserError(
+            f"trainer.device: found {device!r}, but each of several processes takes a GPU; use auto or cuda"
+        )
     return torch.device(device)
 
 

@@ -44,12 +44,21 @@ class UnavailableSource(Source):
         return f"{split}, row {row + 1}"
 
 
-def save_model(model: MultiTaskModel, folder: str | Path) -> None:
-    """Write the model into `folder`, which is made where it does not exist."""
+def save_model(model: MultiTaskModel, folder: str | Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Write the model into `folder`, which is made where it does not exist.
+
+    Args:
+        model: the model.
+        folder: where to.
+        weights: all weights of a model of which this process has a part; None: the model's own.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _DESCRIPTION).unlink(missing_ok=True)
-    safetensors.torch.save_model(model, str(folder / _WEIGHTS))
+    if weights is None:
+        safetensors.torch.save_model(model, str(folder / _WEIGHTS))
+    else:
+        safetensors.torch.save_file(dict(weights), folder / _WEIGHTS, metadata={"format": "pt"})
     model.encoder.model.config.save_pretrained(folder)
     model.encoder.tokenizer.save_pretrained(folder)
     description = {

@@ -24,6 +24,8 @@ class Interrupted(KeyboardInterrupt):
 class StopRequest:
     """While entered, the first SIGINT or SIGTERM only sets `signal_number`; a second one acts as it did before.
 
+    So do SIGUSR1 and SIGUSR2, by which a cluster warns of a job's end, unless somebody else has an answer to them.
+
     In a process that another one looks after (STOPS_WITH_PARENT) further ones are ignored: no person is impatient
     there, and both the other process and the system, when that one dies, may ask.
     """
@@ -40,6 +42,10 @@ class StopRequest:
         if threading.current_thread() is threading.main_thread():  # Python delivers signals to the main thread alone
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._former[number] = signal.signal(number, self._receive)
+            for name in ("SIGUSR1", "SIGUSR2"):
+                warning = getattr(signal, name, None)
+                if warning is not None and signal.getsignal(warning) is signal.SIG_DFL:
+                    self._former[warning] = signal.signal(warning, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:

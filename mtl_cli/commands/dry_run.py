@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mtl_cli.build import instantiate
 from mtl_cli.data import TaskData
 from mtl_cli.encoders import Encoder
-from mtl_cli.gradients import Losses, without_unlabelled
+from mtl_cli.gradients import Losses
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.precision import choose_device, choose_precision
 from mtl_cli.sampling import StepStream, count_steps_per_epoch
@@ -95,7 +95,7 @@ def compare_with_hard_sharing(
     splits = {name: task_data.splits["train"] for name, task_data in data.items()}
     sampler = instantiate(config["sampler"])
     stream = StepStream(sampler, splits, seed=config["seed"], total_steps=2)
-    step = without_unlabelled([[stream.collate(stream.next_step(0))]])[0][0]
+    step = stream.collate(stream.labelled([stream.next_step(0)])[0])
     num_rows, tokens = (sum(getattr(batch, key) for batch in step.values()) for key in ("num_rows", "num_tokens"))
     costs = {}
     chosen = instantiate(config["sharing"])

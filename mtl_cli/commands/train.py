@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from mtl_cli.check_config import check_config
 from mtl_cli.commands import quiet_libraries
 from mtl_cli.commands.dry_run import compare_with_hard_sharing
 from mtl_cli.data import TaskData, prepare, training_texts
+from mtl_cli.distributed.launched import launched
+from mtl_cli.distributed.processes import Processes, prepared_by_main_first, processes_of_run
+from mtl_cli.distributed.ranks import from_main, is_main, largest_over_ranks
 from mtl_cli.encoders import Encoder
 from mtl_cli.errors import UserError
-from mtl_cli.evaluation import Evaluator, StopEvaluation, metric_records, score
+from mtl_cli.evaluation import Evaluator, StopEvaluation, metric_records, score, sum_usage_over_ranks
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.precision import choose_device, choose_precision
 from mtl_cli.saved_model import save_model
@@ -26,6 +30,7 @@ from mtl_cli.tracking import (
     ConsoleLog,
     Loggers,
     MetricsFile,
+    NoMetricsFile,
     ParameterCounts,
     Progress,
     Results,
@@ -37,7 +42,16 @@ from mtl_cli.tracking import (
 )
 from mtl_cli.tracking.console_log import ALREADY_SHOWN
 from mtl_cli.tracking.run_folder import remove_if_empty
-from mtl_cli.training import Interrupted, Progression, StopRequest, TrainingRun, peak_memory_bytes, seed_everything
+from mtl_cli.training import (
+    Interrupted,
+    Progression,
+    StopRequest,
+    TrainingRun,
+    agreed_signal,
+    peak_memory_bytes,
+    seed_everything,
+)
+from mtl_cli.training.fsdp import whole_weights
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +60,14 @@ _OF_THE_MOMENT = ("resume", "debug")
 
 
 def train(config: dict[str, Any], output_folder: Path, overrides: list[str]) -> int:
-    """Train as `config` says, or go on with the run that it names in `resume`; return the exit code."""
+    """Train as `config` says, or go on with the run that it names in `resume`; return the exit code.
+
+    Of several processes that were started together, rank 0 has the say: the others do as its configuration says, in its
+    run folder, into which it alone writes.
+    """
     if config.get("dry_run"):
+        if launched().rank > 0:
+            return 0
         remove_if_empty(output_folder)
         if config.get("resume"):
             raise UserError("dry_run: says what a new run would train; leave out resume")
@@ -57,34 +77,67 @@ def train(config: dict[str, Any], output_folder: Path, overrides: list[str]) -> 
             config, encoder, data, lambda encoder, strategy: _build(config, encoder, strategy, tasks, data)
         )
         return 0
-    if config.get("resume"):
-        folder, config = _reopen(config, overrides)
-        resume = True
-    else:
-        try:
-            check_config(config, config.get("allow_targets"))
-        except UserError:
-            remove_if_empty(output_folder)
-            raise
-        folder = RunFolder.create(output_folder)
-        folder.write_config(config)
-        folder.write_overrides(overrides)
-        folder.write_environment(environment_record())
-        resume = False
-    with folder.in_use():
-        _train_in(folder, config, resume)
+    ending = _Ending()
+    with processes_of_run(_device_setting(config), ending) as processes:
+        opened = _open(config, output_folder, overrides, processes) if is_main() else None
+        path, config, resume = from_main(opened)
+        folder = ending.folder = RunFolder(path)
+        with folder.in_use() if is_main() else nullcontext():
+            _train_in(folder, config, resume, processes)
     return 0
 
 
-def _train_in(folder: RunFolder, config: dict[str, Any], resume: bool) -> None:
+def _device_setting(config: Mapping[str, Any]) -> str:
+    """Return trainer.device before anything is checked."""
+    trainer = config.get("trainer")
+    return str(trainer.get("device", "auto")) if isinstance(trainer, Mapping) else "auto"
+
+
+class _Ending:
+    """Says in results.json that a process of the run has ended before its time, where the loop cannot."""
+
+    def __init__(self) -> None:
+        self.folder: RunFolder | None = None
+
+    def __call__(self, error: UserError) -> None:
+        if is_main() and self.folder is not None:
+            results = self.folder.read_results()
+            results.fail(error)
+            self.folder.write_results(results)
+
+
+def _open(
+    config: dict[str, Any], output_folder: Path, overrides: list[str], processes: Processes
+) -> tuple[str, dict[str, Any], bool]:
+    """Check the configuration; make or open the run folder. Return its path, the configuration, and if it resumes."""
+    if config.get("resume"):
+        folder, config = _reopen(config, overrides)
+        return str(folder.path), config, True
+    try:
+        check_config(config, config.get("allow_targets"))
+    except UserError:
+        remove_if_empty(output_folder)
+        raise
+    folder = RunFolder.create(output_folder)
+    folder.write_config(config)
+    folder.write_overrides(overrides)
+    folder.write_environment({**environment_record(), "num_processes": processes.place.world_size})
+    return str(folder.path), config, False
+
+
+def _train_in(folder: RunFolder, config: dict[str, Any], resume: bool, processes: Processes) -> None:
     """Train in a folder that holds the configuration already, and write down how it ends."""
     results = folder.read_results() if resume else Results()
     results.status, results.error = "running", None
-    folder.write_results(results)
-    with ConsoleLog(folder.log_file):
-        loggers = Loggers([instantiate(node) for node in (config.get("loggers") or {}).values()])
+    if is_main():
+        folder.write_results(results)
+    file_level = logging.NOTSET if is_main() else logging.WARNING
+    with ConsoleLog(folder.log_file_of(processes.place.rank), terminal=is_main(), file_level=file_level):
+        nodes = (config.get("loggers") or {}).values() if is_main() else ()
+        loggers = Loggers([instantiate(node) for node in nodes])
         try:
-            _run(config, folder, results, loggers, resume)
+            with processes.explaining():
+                _run(config, folder, results, loggers, resume)
         except KeyboardInterrupt:
             results.status = "interrupted"
             log.warning("interrupted; go on with: mtl train resume=%s", folder.path)
@@ -95,7 +148,8 @@ def _train_in(folder: RunFolder, config: dict[str, Any], resume: bool) -> None:
             log.error("%s", results.error, exc_info=error, extra={ALREADY_SHOWN: True})
             raise
         finally:
-            folder.write_results(results)
+            if is_main():
+                folder.write_results(results)
             loggers.finish(results.flat(), results.status)
 
 
@@ -129,7 +183,8 @@ def _training_texts(tasks: Mapping[str, Task], seed: int) -> Iterator[str]:
 
 def _prepare(config: Mapping[str, Any]) -> _Prepared:
     """Load the encoder and the data of all tasks, and put the model together."""
-    encoder, tasks, data = load(config)
+    with prepared_by_main_first():
+        encoder, tasks, data = load(config)
     return _Prepared(_build(config, encoder, instantiate(config["sharing"]), tasks, data), data)
 
 
@@ -182,7 +237,10 @@ def _run(config: dict[str, Any], folder: RunFolder, results: Results, loggers: L
     results.parameters = ParameterCounts(counts["total"], counts["shared"], counts["task_specific"])
     log.info("parameters: %s, of which %s shared", f"{counts['total']:,}", f"{counts['shared']:,}")
     trainer = instantiate(config["trainer"])
-    with MetricsFile(folder.metrics_file) as metrics_file, Progress() as progress:
+    with (
+        MetricsFile(folder.metrics_file) if is_main() else NoMetricsFile() as metrics_file,
+        Progress(enabled=is_main()) as progress,
+    ):
         run = TrainingRun(
             model=model,
             data=data,
@@ -210,12 +268,12 @@ def _run(config: dict[str, Any], folder: RunFolder, results: Results, loggers: L
                 device, choose_precision(trainer.precision, device), trainer.evaluation_batch_tokens, lambda: bool(stop)
             )
             try:
-                _score_and_save(run, evaluator, results, state, peak_memory_bytes(device))
+                _score_and_save(run, evaluator, results, state, largest_over_ranks(peak_memory_bytes(device)))
             except StopEvaluation:
-                assert stop.signal_number is not None
-                raise Interrupted(stop.signal_number) from None
+                raise Interrupted(agreed_signal(stop)) from None
         results.status = "finished"
-        folder.write_results(results)
+        if is_main():
+            folder.write_results(results)
         progress.results_table(
             results, {name: task.main_metric or "" for name, task in model.tasks.items()}, folder.path
         )
@@ -225,7 +283,9 @@ def _score_and_save(
     run: TrainingRun, evaluator: Evaluator, results: Results, state: Progression, peak_memory: int
 ) -> None:
     """Score validation and test with the best weights, write the predictions and the model."""
-    save_model(run.model, run.folder.model_folder)
+    weights = whole_weights(run.model)
+    if is_main():
+        save_model(run.model, run.folder.model_folder, weights)
     run.model.sharing.forget_usage(run.model)
     results.tasks = {name: {} for name in run.model.tasks}
     for split in ("validation", "test"):
@@ -238,6 +298,8 @@ def _score_and_save(
                 result = evaluator.evaluate(run.model, name, encoded, advance)
             if result.metrics:
                 results.tasks[name][split] = result.metrics
+            if not is_main():
+                continue
             records = list(task.prediction_records(result.logits_MC, encoded, examples, task_data.labels))
             run.folder.write_predictions(name, split, records)
             run.loggers.log_predictions(name, split, records)
@@ -246,6 +308,7 @@ def _score_and_save(
                 if matrix is not None:
                     run.loggers.log_confusion_matrix(name, split, task_data.labels, matrix)
         if split == "validation":  # what evaluation has used is counted on this split
+            sum_usage_over_ranks(run.model)
             learnt = run.model.sharing.learnt(run.model)
             results.sharing = {name: found.to_dict() for name, found in learnt.items()}
     test = {name: splits["test"] for name, splits in results.tasks.items() if "test" in splits}

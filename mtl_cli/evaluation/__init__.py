@@ -7,6 +7,15 @@ from mtl_cli.evaluation.evaluator import (
     batches_by_length,
     metric_records,
     score,
+    sum_usage_over_ranks,
 )
 
-__all__ = ["Evaluator", "SplitResult", "StopEvaluation", "batches_by_length", "metric_records", "score"]
+__all__ = [
+    "Evaluator",
+    "SplitResult",
+    "StopEvaluation",
+    "batches_by_length",
+    "metric_records",
+    "score",
+    "sum_usage_over_ranks",
+]

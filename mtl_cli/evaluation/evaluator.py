@@ -8,10 +8,23 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 
 from mtl_cli.data import EncodedSplit
+from mtl_cli.distributed.ranks import (
+    any_over_ranks,
+    from_main,
+    gather_on_main,
+    is_distributed,
+    is_main,
+    largest_over_ranks,
+    num_ranks,
+    rank,
+)
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.precision import autocast
+from mtl_cli.sampling import assign_rows
+from mtl_cli.sharing.gates import CountsUse
 from mtl_cli.tasks import Task
 from mtl_cli.types import Split
 
@@ -21,7 +34,8 @@ class SplitResult:
     """What a model gives on one split of one task.
 
     Attributes:
-        logits_MC: float32, in the order of the split's labels (of its rows for tasks with a label a row).
+        logits_MC: float32, in the order of the split's labels (of its rows for tasks with a label a row); of several
+            processes, only rank 0 has them.
         metrics: the task's metrics and its loss; empty for an unlabelled split.
     """
 
@@ -50,7 +64,7 @@ class Evaluator:
         device: where the model is.
         precision: precision of the forward pass.
         max_tokens: tokens a batch.
-        should_stop: asked between batches; when it says yes, `StopEvaluation` is raised.
+        should_stop: asked between batches; when it says yes in one process, `StopEvaluation` is raised in all.
     """
 
     def __init__(
@@ -68,27 +82,66 @@ class Evaluator:
     def logits(
         self, model: MultiTaskModel, name: str, split: EncodedSplit, advance: Callable[[int], None] = lambda rows: None
     ) -> np.ndarray:
-        """Logits for each label slot of a split, float32, shape (M, C); `advance` is told how many rows were done."""
-        num_slots = len(split) if split.label_starts is None else int(split.label_starts[-1])
-        logits_MC: np.ndarray | None = None
+        """Logits for each label slot of a split, float32, shape (M, C); `advance` is told how many rows were done.
+
+        Of several processes each computes the rows of its shard, every row once, and rank 0 has the logits of all; the
+        others get none.
+        """
+        shard_of_row = assign_rows(split.lengths, num_ranks())
+        rows_of_ranks = [np.flatnonzero(shard_of_row == number) for number in range(num_ranks())]
+        values_LC = self._logits_of_rows(model, name, split, rows_of_ranks[rank()], advance)
+        if any_over_ranks(values_LC is None):
+            raise StopEvaluation
+        assert values_LC is not None
+        orders = [self._order(split, rows) for rows in rows_of_ranks]
+        slots = [split.label_slots(order) for order in orders]
+        num_outputs = largest_over_ranks(values_LC.shape[1])
+        if len(orders[rank()]) == 0:
+            values_LC = values_LC.new_zeros(0, num_outputs)
+        gathered = gather_on_main(values_LC, [len(of_rank) for of_rank in slots])
+        if not gathered:
+            return np.zeros((0, num_outputs), dtype=np.float32)
+        logits_MC = np.empty((sum(map(len, slots)), num_outputs), dtype=np.float32)
+        for of_rank, values in zip(slots, gathered, strict=True):
+            logits_MC[of_rank] = values.numpy()
+        return logits_MC
+
+    def _order(self, split: EncodedSplit, rows: np.ndarray) -> np.ndarray:
+        """These rows in the order in which they are computed."""
+        return np.concatenate(
+            [rows[:0], *(rows[part] for part in batches_by_length(split.lengths[rows], self.max_tokens))]
+        )
+
+    def _logits_of_rows(
+        self,
+        model: MultiTaskModel,
+        name: str,
+        split: EncodedSplit,
+        rows: np.ndarray,
+        advance: Callable[[int], None],
+    ) -> torch.Tensor | None:
+        """The logits of these rows on the CPU, in the order of `_order`; None where the evaluation is to stop."""
+        parts = [torch.zeros(0, 0)] if len(rows) == 0 else []
+        batches = [rows[batch] for batch in batches_by_length(split.lengths[rows], self.max_tokens)]
+        # With parts of the encoder in several processes all take part in each pass, and stop together.
+        in_step = is_distributed() and any(isinstance(parameter, DTensor) for parameter in model.parameters())
+        num_passes = largest_over_ranks(len(batches)) if in_step else len(batches)
         was_training = model.training
         model.eval()
         try:
-            with torch.inference_mode():
-                for rows in batches_by_length(split.lengths, self.max_tokens):
-                    if self.should_stop():
-                        raise StopEvaluation
+            with torch.no_grad() if in_step else torch.inference_mode():
+                for number in range(num_passes):
+                    if any_over_ranks(self.should_stop()) if in_step else self.should_stop():
+                        return None
+                    batch = batches[number] if number < len(batches) else np.zeros(1, dtype=np.int64)
                     with autocast(self.precision, self.device):
-                        part = model({name: split.batch(rows).to(self.device)})[name]
-                    values = part.float().cpu().numpy()
-                    if logits_MC is None:
-                        logits_MC = np.empty((num_slots, values.shape[1]), dtype=np.float32)
-                    logits_MC[split.label_slots(rows)] = values
-                    advance(len(rows))
+                        part = model({name: split.batch(batch).to(self.device)})[name]
+                    if number < len(batches):
+                        parts.append(part.float().cpu())
+                        advance(len(batch) * num_ranks())
         finally:
             model.train(was_training)
-        assert logits_MC is not None, "a split has at least one row"
-        return logits_MC
+        return torch.cat(parts)
 
     def evaluate(
         self,
@@ -97,14 +150,27 @@ class Evaluator:
         split: EncodedSplit,
         advance: Callable[[int], None] = lambda rows: None,
     ) -> SplitResult:
-        """Logits and, where the split has labels, metrics and loss of the task with this name."""
+        """Logits and, where the split has labels, metrics and loss of the task with this name.
+
+        Of several processes all get the metrics, which rank 0 computes over the whole split; see `logits`.
+        """
         task, labels = model.tasks[name], model.labels[name]
         logits_MC = self.logits(model, name, split, advance)
         if split.labels is None:
             return SplitResult(logits_MC, {})
-        metrics = task.compute_metrics(task.predict(logits_MC), split.labels, split, labels)
-        loss = task.loss(torch.from_numpy(logits_MC), torch.tensor(split.labels))
-        return SplitResult(logits_MC, {**metrics, "loss": float(loss)})
+        metrics: dict[str, float] = {}
+        if is_main():
+            metrics = task.compute_metrics(task.predict(logits_MC), split.labels, split, labels)
+            metrics["loss"] = float(task.loss(torch.from_numpy(logits_MC), torch.tensor(split.labels)))
+        return SplitResult(logits_MC, from_main(metrics))
+
+
+def sum_usage_over_ranks(model: MultiTaskModel) -> None:
+    """Add up over all processes what gates have counted of their shards, once the evaluation of a split is done."""
+    if is_distributed():
+        for module in model.modules():
+            if isinstance(module, CountsUse):
+                module.use.sum_over_ranks(list(model.tasks))
 
 
 class StopEvaluation(Exception):  # noqa: N818 (a request, not an error)

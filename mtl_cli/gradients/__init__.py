@@ -2,6 +2,6 @@
 
 from mtl_cli.gradients.conflict import Conflict
 from mtl_cli.gradients.engine import GradientEngine, StepResult
-from mtl_cli.gradients.losses import Losses, without_unlabelled
+from mtl_cli.gradients.losses import Losses
 
-__all__ = ["Conflict", "GradientEngine", "Losses", "StepResult", "without_unlabelled"]
+__all__ = ["Conflict", "GradientEngine", "Losses", "StepResult"]

@@ -15,7 +15,7 @@ from torch import nn
 from mtl_cli.gradients.blocks import Block, DenseBlock, RowBlock
 from mtl_cli.gradients.losses import Losses, Normalizers, add_losses, summed
 from mtl_cli.gradients.per_task import collect_per_task, sparse_embeddings
-from mtl_cli.gradients.ranks import is_distributed, sum_block_over_ranks, sum_over_ranks
+from mtl_cli.gradients.ranks import is_distributed, sum_blocks_over_ranks, sum_over_ranks
 from mtl_cli.gradients.segmented import SegmentedPass, is_compiled
 from mtl_cli.gradients.shared import SharedParameter, trained_parameters
 from mtl_cli.gradients.task_gradients import TaskGradients
@@ -77,7 +77,7 @@ class TaskGradientCollector:
         measure_at_once = measure and len(micro_batches) == 1 and not is_distributed()
         gradients = TaskGradients(tasks, self._shared)
         losses: dict[str, torch.Tensor] = {}
-        for micro_batch in micro_batches:
+        for micro_batch in filter(None, micro_batches):
             if self.segmented:
                 keep_bytes = self._keep_bytes if measure else 0
                 running = SegmentedPass(self._model, self._shared, tasks, keep_bytes, measure_at_once)
@@ -90,8 +90,7 @@ class TaskGradientCollector:
             gradients.add_all(found)
             add_losses(losses, part)
         if is_distributed():
-            aligned = self._aligned(gradients)
-            gradients.blocks = {name: sum_block_over_ranks(block) for name, block in aligned.items()}
+            gradients.blocks = sum_blocks_over_ranks(self._aligned(gradients))
         return gradients, summed(losses, tasks, self._losses.device)
 
     def _collect_per_task(
@@ -109,8 +108,7 @@ class TaskGradientCollector:
         """The same parameters, each in the same form, in all processes; zeros where this one has no gradient."""
         found = [gradients.blocks.get(name) for name in self._shared]
         kinds = torch.tensor(
-            [[isinstance(block, RowBlock), block is not None and not isinstance(block, RowBlock)] for block in found],
-            device=self._losses.device,
+            [[isinstance(block, RowBlock), block is not None and not isinstance(block, RowBlock)] for block in found]
         )
         aligned: dict[str, Block] = {}
         counts = sum_over_ranks(kinds.float()).tolist()

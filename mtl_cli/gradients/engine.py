@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from mtl_cli.distributed.ranks import gather
 from mtl_cli.gradients.averages import averaged, observe_squares
 from mtl_cli.gradients.collecting import TaskGradientCollector
 from mtl_cli.gradients.conflict import Conflict
 from mtl_cli.gradients.losses import Losses, Normalizers, add_losses, random_draws_of, random_state, summed
-from mtl_cli.gradients.ranks import is_distributed, sum_gradients_over_ranks, sum_over_ranks
+from mtl_cli.gradients.ranks import any_over_ranks, is_distributed, sum_gradients_over_ranks, sum_over_ranks
 from mtl_cli.gradients.representation import RepresentationTap, scale_gradients
 from mtl_cli.gradients.representation_step import RepresentationStep
 from mtl_cli.gradients.segmented import why_not_segmented
@@ -87,6 +88,7 @@ class GradientEngine:
         whole = isinstance(weighting, GradientWeighting) and weighting.needs_gradients
         self.collector = TaskGradientCollector(model, losses, self.shared, self.own, segmented, keep_all=whole)
         self._warned = False
+        self._penalty_names: list[str] = []
 
     def _choose_engine(self) -> tuple[bool, str]:
         """Whether tasks' gradients are formed in one pass, and a sentence on it for the log."""
@@ -109,15 +111,17 @@ class GradientEngine:
             raise UserError(f"weighting.engine: found 'segmented', but {reason}; use auto or per_task")
         return False, f"a backward pass a task, because {reason}"
 
-    def step(self, parts: Sequence[Sequence[Step]]) -> StepResult:
+    def step(self, parts: Sequence[Sequence[Step]], tasks: Sequence[str] | None = None) -> StepResult:
         """Compute losses and gradients of one step.
 
         Args:
             parts: `weighting.num_batches` independent batches of the step's tasks, each cut into micro-batches, all on
-                the model's device. Fewer, where a step cannot be cut so often: then weights are equal.
+                the model's device. Fewer, where a step cannot be cut so often: then weights are equal. Several
+                processes have the same number of parts and of micro-batches, some of which may be empty.
+            tasks: of which this or another process has rows, in the order of the run; None: asked of all processes.
         """
         self._parts = parts
-        self._tasks = self._tasks_of(parts)
+        self._tasks = self._tasks_of(parts) if tasks is None else tuple(tasks)
         self._random_state = random_state(self.losses.device)
         self._info: StepInfo | None = None
         self._penalties: dict[str, torch.Tensor] = {}
@@ -145,8 +149,20 @@ class GradientEngine:
 
     def _add_penalties(self) -> None:
         """Add the gradients of what the parameters cost by themselves, the same in all processes."""
-        self._penalties = {name: sum_over_ranks(value) for name, value in self._penalties.items()}
+        if is_distributed():
+            self._penalties = self._penalties_of_all()
         self._penalties.update(self.model.sharing.add_penalty_gradients(self.model))
+
+    def _penalties_of_all(self) -> dict[str, torch.Tensor]:
+        """What rows cost besides their losses, added up over processes, of which some may have no such rows."""
+        if any_over_ranks(not self._penalties.keys() <= set(self._penalty_names)):
+            names = {name for of_rank in gather(list(self._penalties)) for name in of_rank}
+            self._penalty_names = sorted(names | set(self._penalty_names))
+        if not self._penalty_names:
+            return {}
+        zero = torch.zeros((), device=self.losses.device)
+        values = [torch.as_tensor(self._penalties.get(name, zero)).float() for name in self._penalty_names]
+        return dict(zip(self._penalty_names, sum_over_ranks(torch.stack(values)).unbind(), strict=True))
 
     def _tasks_of(self, parts: Sequence[Sequence[Step]]) -> tuple[str, ...]:
         """The tasks of which this or another process has rows, in the order of the run."""
@@ -212,6 +228,10 @@ class GradientEngine:
             part = self.losses(micro_batch, normalizers)
             if known_K is None:
                 known_K = self._weights_for(weighting, part)
+            if not part:
+                if self.losses.nothing is not None:
+                    self.losses.nothing.backward()
+                continue
             weighted = torch.stack([known_K[self._tasks.index(task)] * loss for task, loss in part.items()])
             self._objective(weighted).backward()
             add_losses(total, part)
@@ -228,7 +248,7 @@ class GradientEngine:
 
     def _weights_for(self, weighting: LossWeighting | None, part: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The weights of a step whose only part's losses these are, or that do not depend on losses."""
-        zero = next(iter(part.values())).new_zeros(())
+        zero = torch.zeros((), device=self.losses.device)
         losses = {task: part[task].detach() if task in part else zero for task in self._tasks}
         if weighting is None:
             return torch.ones_like(torch.stack(list(losses.values())))
@@ -254,7 +274,7 @@ class GradientEngine:
     def _tracked_step(self, weighting: LossWeighting, micro_batches: Sequence[Step]) -> StepResult:
         """The same update as `_loss_step`, put together from each task's gradients."""
         gradients, losses = self.collector.collect(self._tasks, self._objective, micro_batches)
-        if self.losses.auxiliary:
+        if any_over_ranks(bool(self._penalties)):
             # What rows cost besides their losses has no weight: the update is formed as in every other step.
             conflict = Conflict.from_gramian(self._tasks, gradients.gramians()["whole"])
             del gradients

@@ -15,7 +15,7 @@ from mtl_cli.gradients.ranks import is_distributed, sum_over_ranks
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.precision import autocast
 from mtl_cli.sharing.auxiliary import collect_auxiliary_losses
-from mtl_cli.types import IGNORE_INDEX, Batch, Step
+from mtl_cli.types import Batch, Step
 
 Normalizers = Mapping[str, torch.Tensor]
 """What each task's sum of losses is divided by: the valid labels of a whole step, whatever its parts."""
@@ -28,6 +28,10 @@ class Losses:
         model: the model, on `device`.
         precision: of forward passes.
         device: where they run.
+
+    Attributes:
+        filler: rows that a process without any passes through the model all the same, where all processes have to take
+            part in a pass; `nothing` is then what is differentiated, a zero with a graph.
     """
 
     def __init__(self, model: MultiTaskModel, precision: Literal["bf16", "fp32"], device: torch.device) -> None:
@@ -35,6 +39,8 @@ class Losses:
         self.precision: Literal["bf16", "fp32"] = precision
         self.device = device
         self.auxiliary: dict[str, torch.Tensor] = {}
+        self.filler: Step | None = None
+        self.nothing: torch.Tensor | None = None
 
     def normalizers(self, micro_batches: Sequence[Step], tasks: Sequence[str]) -> dict[str, torch.Tensor]:
         """Count what the losses of all micro-batches, on all processes, are divided by, for each of these tasks."""
@@ -46,8 +52,17 @@ class Losses:
     def __call__(self, step: Step, normalizers: Normalizers) -> dict[str, torch.Tensor]:
         """Return the part of each task's loss that these rows make up, with a graph.
 
-        `auxiliary` then holds what else the sharing strategy adds for these rows, by name, with a graph.
+        `auxiliary` then holds what else the sharing strategy adds for these rows, by name, with a graph. Both are empty
+        where there are no rows: one process of several may have none of a step.
         """
+        self.nothing = None
+        if not step:
+            self.auxiliary = {}
+            if self.filler is not None:
+                with autocast(self.precision, self.device):
+                    logits = self.model(self.filler)
+                self.nothing = torch.stack([of_task.float().sum() for of_task in logits.values()]).sum() * 0.0
+            return {}
         with collect_auxiliary_losses() as collected, autocast(self.precision, self.device):
             logits = self.model(step)
         self.auxiliary = {
@@ -83,28 +98,6 @@ def summed(found: Mapping[str, torch.Tensor], tasks: Sequence[str], device: torc
     zero = torch.zeros((), device=device)
     total_K = sum_over_ranks(torch.stack([found.get(task, zero).float() for task in tasks]))
     return dict(zip(tasks, total_K.unbind(), strict=True))
-
-
-def without_unlabelled(parts: Sequence[Sequence[Step]]) -> list[list[Step]]:
-    """Leave out tasks without a valid label in some part: their loss would be 0, which is no loss but the lack of one.
-
-    Args:
-        parts: independent batches, each in micro-batches, on the CPU.
-
-    Returns:
-        The same without the rows of such tasks; unchanged where no task would be left.
-    """
-    labelled = [{task for micro in part for task, batch in micro.items() if _has_label(batch)} for part in parts]
-    kept = set.intersection(*labelled)
-    if not kept:
-        return [list(part) for part in parts]
-    found = [[{t: b for t, b in micro.items() if t in kept} for micro in part] for part in parts]
-    return [[micro for micro in part if micro] for part in found]
-
-
-def _has_label(batch: Batch) -> bool:
-    labels_M = _labels(batch)
-    return labels_M.is_floating_point() or bool((labels_M != IGNORE_INDEX).any())
 
 
 def _labels(batch: Batch) -> torch.Tensor:

@@ -36,6 +36,7 @@ class RepresentationStep:
         tasks: tuple[str, ...],
     ) -> None:
         self._trained = trained_parameters(model)
+        self._hidden_size = model.encoder.hidden_size
         self._weighting = weighting
         self._tap = tap
         self._losses = losses
@@ -61,7 +62,7 @@ class RepresentationStep:
             # alone, then, with the same dropout, the whole backward pass.
             sums_KD: list[torch.Tensor] = []
             before: dict[str, torch.Tensor] = {}
-            for micro_batch in micro_batches:
+            for micro_batch in filter(None, micro_batches):
                 with self._tap.running(self._tasks, self._weigh):
                     part = self._losses(micro_batch, normalizers)
                     assert self._tap.output is not None
@@ -70,7 +71,9 @@ class RepresentationStep:
                     sums_KD.append(self._tap.sums(gradient))
                 add_losses(before, part)
             self._known = summed(before, self._tasks, self._losses.device)
-            known_K = self._weigh(sum_over_ranks(torch.stack(sums_KD).sum(0)))
+            shape = (len(self._tasks), self._hidden_size)
+            total_KD = torch.stack(sums_KD).sum(0) if sums_KD else torch.zeros(shape, device=self._losses.device)
+            known_K = self._weigh(sum_over_ranks(total_KD))
             with random_draws_of(random_state, self._losses.device):
                 losses = self._backward(micro_batches, normalizers, objective, lambda sums_KD: known_K)
         sum_gradients_over_ranks(self._trained)
@@ -85,7 +88,7 @@ class RepresentationStep:
         tell: bool = False,
     ) -> dict[str, torch.Tensor]:
         total: dict[str, torch.Tensor] = {}
-        for micro_batch in micro_batches:
+        for micro_batch in filter(None, micro_batches):
             with self._tap.running(self._tasks, weigh):
                 part = self._losses(micro_batch, normalizers)
                 add_losses(total, part)

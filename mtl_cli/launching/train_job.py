@@ -21,6 +21,26 @@ RunHere = Callable[[dict[str, Any], Path, list[str]], int]
 """Trains in this process: configuration, run folder, overrides -> exit code."""
 
 
+def environment_of_task() -> dict[str, str]:
+    """Return what torchrun would tell this process, where a cluster's job has several tasks: they train one model."""
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        return {}
+    from submitit import JobEnvironment
+    from submitit.helpers import TorchDistributedEnvironment
+
+    if JobEnvironment().num_tasks == 1:
+        return {}
+    place = TorchDistributedEnvironment()
+    return {
+        "MASTER_ADDR": place.master_addr,
+        "MASTER_PORT": str(place.master_port),
+        "RANK": str(place.rank),
+        "WORLD_SIZE": str(place.world_size),
+        "LOCAL_RANK": str(place.local_rank),
+        "LOCAL_WORLD_SIZE": str(place.local_world_size),
+    }
+
+
 @dataclass
 class TrainJob:
     """What a launcher calls for each job, in whatever process it starts: trains, or goes on training.
@@ -68,7 +88,11 @@ class TrainJob:
 
         def run(share: Mapping[str, str]) -> str | None:
             return run_job_process(
-                job, folder, config_arguments=self.config_arguments, environment=share, should_stop=asked_to_stop
+                job,
+                folder,
+                config_arguments=self.config_arguments,
+                environment={**share, **environment_of_task()},
+                should_stop=asked_to_stop,
             ).error
 
         if asked_to_stop():

@@ -8,6 +8,7 @@ from mtl_cli.sampling.proportional import Proportional
 from mtl_cli.sampling.round_robin import RoundRobin
 from mtl_cli.sampling.row_stream import RowStream
 from mtl_cli.sampling.sampler import Sampler, StepPlan
+from mtl_cli.sampling.shards import assign_rows, shard_step
 from mtl_cli.sampling.step_stream import StepStream, count_steps_per_epoch
 from mtl_cli.sampling.temperature import Temperature
 from mtl_cli.sampling.uniform import Uniform
@@ -24,6 +25,8 @@ __all__ = [
     "StepStream",
     "Temperature",
     "Uniform",
+    "assign_rows",
     "count_steps_per_epoch",
+    "shard_step",
     "split_step",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from mtl_cli.data.encoded import EncodedSplit
 from mtl_cli.sampling.row_stream import RowStream
 from mtl_cli.sampling.sampler import Sampler
-from mtl_cli.types import Batch, UserError
+from mtl_cli.types import IGNORE_INDEX, Batch, UserError
 
 
 def count_steps_per_epoch(sampler: Sampler, splits: Mapping[str, EncodedSplit], seed: int) -> int:
@@ -64,6 +64,24 @@ class StepStream:
         self._plan.record({task: len(task_rows) for task, task_rows in rows.items()})
         self._step += 1
         return rows
+
+    def labelled(self, parts: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+        """Leave out tasks without a valid label in some part: a loss of 0 would be no loss but the lack of one.
+
+        Args:
+            parts: rows of the independent batches of a step.
+
+        Returns:
+            The same without the rows of such tasks; unchanged where no task would be left.
+        """
+        kept = set.intersection(*({t for t, rows in part.items() if self._has_label(t, rows)} for part in parts))
+        return [{t: rows for t, rows in part.items() if t in kept or not kept} for part in parts]
+
+    def _has_label(self, task: str, rows: np.ndarray) -> bool:
+        split = self._splits[task]
+        if split.labels is None or split.labels.dtype.kind == "f":
+            return True
+        return bool((split.labels[split.label_slots(rows)] != IGNORE_INDEX).any())
 
     def collate(self, rows: Mapping[str, np.ndarray]) -> dict[str, Batch]:
         """Return the batch of each task that holds these rows: a step, or a micro-batch of one."""

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from mtl_cli.distributed.ranks import sum_over_ranks
 from mtl_cli.encoders import Encoder, Layout
 from mtl_cli.sharing.auxiliary import add_auxiliary_loss
 from mtl_cli.sharing.learnt import Learnt
@@ -192,6 +193,21 @@ class GateUse:
         self._weights[task] = weights_NE.sum(0) + (0.0 if first else self._weights[task])
         self._entropy[task] = entropy + (0.0 if first else self._entropy[task])
         self._tokens[task] = len(weights_NE) + (0 if first else self._tokens[task])
+
+    def sum_over_ranks(self, tasks: Sequence[str]) -> None:
+        """Put what all processes have counted in the place of what this one has."""
+        counts_K = torch.zeros(len(tasks), len(self.columns) + 2, dtype=torch.float64)
+        for place, task in enumerate(tasks):
+            if task in self._tokens:
+                counts_K[place, :-2] = self._weights[task].cpu()
+                counts_K[place, -2] = self._entropy[task].cpu()
+                counts_K[place, -1] = self._tokens[task]
+        counts_K = sum_over_ranks(counts_K)
+        self.forget()
+        for task, counts in zip(tasks, counts_K, strict=True):
+            if counts[-1] > 0:
+                self._weights[task], self._entropy[task] = counts[:-2].clone(), counts[-2].clone()
+                self._tokens[task] = int(counts[-1])
 
     @property
     def is_empty(self) -> bool:

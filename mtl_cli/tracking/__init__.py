@@ -4,7 +4,7 @@ from mtl_cli.tracking.console_log import ConsoleLog
 from mtl_cli.tracking.environment import environment_record
 from mtl_cli.tracking.logger import NoLogger, RunInfo, RunLogger, is_better, lower_is_better
 from mtl_cli.tracking.loggers import Loggers
-from mtl_cli.tracking.metrics_file import CLOCK_KEYS, MetricsFile, read_metrics, without_clock
+from mtl_cli.tracking.metrics_file import CLOCK_KEYS, MetricsFile, NoMetricsFile, read_metrics, without_clock
 from mtl_cli.tracking.progress import Progress
 from mtl_cli.tracking.results import ParameterCounts, Results, Seen, Status, TaskResults, TrainingCost
 from mtl_cli.tracking.run_folder import FORMAT_VERSION, RunFolder
@@ -18,6 +18,7 @@ __all__ = [
     "Loggers",
     "MetricsFile",
     "NoLogger",
+    "NoMetricsFile",
     "ParameterCounts",
     "Progress",
     "Results",

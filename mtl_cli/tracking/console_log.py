@@ -29,13 +29,17 @@ class ConsoleLog:
     Args:
         log_file: where to append; None: no file.
         terminal: whether this process prints (one process of several does).
+        file_level: what the log file gets at least; it is made with its first message.
     """
 
-    def __init__(self, log_file: Path | None = None, *, terminal: bool = True) -> None:
+    def __init__(
+        self, log_file: Path | None = None, *, terminal: bool = True, file_level: int = logging.NOTSET
+    ) -> None:
         self._handlers: list[logging.Handler] = []
         if log_file is not None:
             log_file.parent.mkdir(parents=True, exist_ok=True)
-            file_handler = logging.FileHandler(log_file, encoding="utf-8")
+            file_handler = logging.FileHandler(log_file, encoding="utf-8", delay=True)
+            file_handler.setLevel(file_level)
             file_handler.setFormatter(_Masking("%(asctime)s %(levelname)s %(name)s: %(message)s"))
             file_handler.addFilter(_worth_keeping)
             file_handler.addFilter(_Once())

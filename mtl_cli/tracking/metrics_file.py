@@ -79,6 +79,26 @@ class MetricsFile:
         self._stream.seek(0, os.SEEK_END)
 
 
+class NoMetricsFile(MetricsFile):
+    """In the place of the file in all processes of a run but one."""
+
+    def __init__(self) -> None:
+        self.path = Path(os.devnull)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write nothing."""
+
+    def position(self) -> int:
+        """Return 0."""
+        return 0
+
+    def truncate(self, position: int) -> None:
+        """Have nothing to forget."""
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read a metrics.jsonl, also one that is being written or that a crash cut short. Missing file: no records."""
     return read_json_lines(path) if path.exists() else []

@@ -115,6 +115,10 @@ class RunFolder:
         lock.release()
         return False
 
+    def log_file_of(self, rank: int) -> Path:
+        """log.txt, or of other processes than the first log.rank-<n>.txt."""
+        return self.log_file if rank == 0 else self.path / f"log.rank-{rank}.txt"
+
     def predictions_file(self, task: str, split: str) -> Path:
         """predictions/<task>.<split>.jsonl."""
         if "/" in task or "\\" in task:

@@ -1,6 +1,7 @@
 """Training: the loop, checkpoints, the optimizer and its schedule."""
 
 from mtl_cli.stopping import Interrupted, StopRequest
+from mtl_cli.training.agreement import agreed_signal
 from mtl_cli.training.checkpoint import Checkpoints
 from mtl_cli.training.optimizer import AdamW
 from mtl_cli.training.peak_memory import peak_memory_bytes
@@ -21,6 +22,7 @@ __all__ = [
     "StopRequest",
     "Trainer",
     "TrainingRun",
+    "agreed_signal",
     "peak_memory_bytes",
     "seed_everything",
 ]

@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, load_model, save_file, save_model
 
+from mtl_cli.training import fsdp
 from mtl_cli.types import UserError
 
 _MODEL, _TENSORS, _STATE, _MANIFEST = "model.safetensors", "training_state.safetensors", "state.json", "manifest.json"
@@ -111,6 +112,24 @@ def _join_state(state: Any, tensors: dict[str, torch.Tensor]) -> Any:
     return state
 
 
+Weights = torch.nn.Module | Mapping[str, torch.Tensor]
+"""A model, or the weights of one of which each process has a part, gathered."""
+
+
+def _save_weights(model: Weights, path: Path) -> None:
+    if isinstance(model, torch.nn.Module):
+        save_model(model, str(path))
+    else:
+        save_file(dict(model), path, metadata={"format": "pt"})
+
+
+def _load_weights(model: torch.nn.Module, path: Path) -> None:
+    if fsdp.is_divided(model):
+        fsdp.load_weights(model, str(path))
+    else:
+        load_model(model, str(path))
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -128,13 +147,13 @@ class Checkpoints:
         found = [(int(p.name.removeprefix(f"{kind}-")), p) for p in self.folder.glob(f"{kind}-*") if p.is_dir()]
         return sorted(found)
 
-    def save(self, step: int, model: torch.nn.Module, state: dict[str, Any]) -> Path:
+    def save(self, step: int, model: Weights, state: dict[str, Any]) -> Path:
         """Write all that a run needs to go on from `step`: weights, and a nested `state` of tensors and JSON values."""
 
         def write(folder: Path) -> None:
             tensors: dict[str, torch.Tensor] = {}
             rest = _split_state(state, "state", tensors)
-            save_model(model, str(folder / _MODEL))
+            _save_weights(model, folder / _MODEL)
             save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / _TENSORS)
             (folder / _STATE).write_text(json.dumps(rest) + "\n", encoding="utf-8")
 
@@ -159,16 +178,18 @@ class Checkpoints:
 
     def load(self, folder: Path, model: torch.nn.Module) -> dict[str, Any]:
         """Put the weights into `model` and return the nested state (tensors on the CPU)."""
-        load_model(model, str(folder / _MODEL))
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not there: a run in several processes resumes where all see its folder")
+        _load_weights(model, folder / _MODEL)
         # Copies lie in memory as fresh tensors do; products of tensors that begin elsewhere are rounded otherwise.
         tensors = {name: tensor.clone() for name, tensor in load_file(folder / _TENSORS).items()}
         joined = _join_state(json.loads((folder / _STATE).read_text(encoding="utf-8")), tensors)
         assert isinstance(joined, dict)
         return joined
 
-    def save_best(self, step: int, model: torch.nn.Module) -> None:
+    def save_best(self, step: int, model: Weights) -> None:
         """Write the weights of the best evaluation so far; the former best goes once this one is whole."""
-        _write_folder(self.folder / f"best-{step:08d}", lambda folder: save_model(model, str(folder / _MODEL)))
+        _write_folder(self.folder / f"best-{step:08d}", lambda folder: _save_weights(model, folder / _MODEL))
 
     def remove_other_bests(self, step: int) -> None:
         """Delete the weights of all evaluations but that of `step`.
@@ -188,4 +209,4 @@ class Checkpoints:
         damage = _damage(folder)
         if damage is not None:
             raise UserError(f"{folder}: {damage}")
-        load_model(model, str(folder / _MODEL))
+        _load_weights(model, folder / _MODEL)

@@ -7,21 +7,26 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from mtl_cli.evaluation import Evaluator, StopEvaluation, metric_records, score
-from mtl_cli.gradients import GradientEngine, Losses, StepResult, without_unlabelled
+from mtl_cli.distributed.ranks import from_main, is_distributed, is_main, num_ranks, rank, wait_for_all
+from mtl_cli.evaluation import Evaluator, StopEvaluation, metric_records, score, sum_usage_over_ranks
+from mtl_cli.gradients import GradientEngine, Losses, StepResult
 from mtl_cli.precision import choose_device, choose_precision
-from mtl_cli.sampling import StepStream, split_step
+from mtl_cli.sampling import StepStream, shard_step, split_step
 from mtl_cli.sharing import TrainingMoment
 from mtl_cli.stopping import Interrupted, StopRequest
+from mtl_cli.training import fsdp
+from mtl_cli.training.agreement import agreed_signal, check_agreement, generators_of_all, restore_generators_of_rank
 from mtl_cli.training.allocator import keep_freed_memory
 from mtl_cli.training.checkpoint import Checkpoints
 from mtl_cli.training.length import run_length
 from mtl_cli.training.run import Progression, TrainingRun
-from mtl_cli.training.seeding import generator_state, restore_generators
+from mtl_cli.training.seeding import seed_rank
 from mtl_cli.training.window import Window
 from mtl_cli.types import Step, UserError
 
@@ -44,13 +49,17 @@ class Loop:
             keep_freed_memory()
         self.precision = choose_precision(settings.precision, self.device)
         self.splits = {name: run.data[name].splits["train"] for name in self.tasks}
+        self.lengths = {name: split.lengths for name, split in self.splits.items()}
         length = run_length(settings, run.sampler, self.splits, seed=run.seed)
         self.steps_per_epoch, self.total_steps = length.steps_per_epoch, length.total_steps
         self.stream = StepStream(run.sampler, self.splits, seed=run.seed, total_steps=self.total_steps)
         self.evaluate_every = self.steps_per_epoch if settings.evaluate_every == "epoch" else settings.evaluate_every
-        self.model.to(self.device)
+        self.divided = settings.parallelism == "fsdp" and is_distributed()
+        fsdp.spread(self.model, self.device, self.divided)
+        seed_rank(run.seed, rank())
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = run.optimizer.build(self.model)
+        self.optimizer_state = fsdp.DividedOptimizer(self.optimizer) if self.divided else self.optimizer
         self.checkpoints = Checkpoints(run.folder.checkpoints_folder, keep=settings.keep_checkpoints)
         self.state = Progression()
         self.stop = StopRequest()
@@ -68,7 +77,7 @@ class Loop:
             "%s steps, %s an epoch, on %s in %s; %s: %s",
             f"{self.total_steps:,}",
             f"{self.steps_per_epoch:,}",
-            self.device,
+            f"{num_ranks()} processes, {self.device.type}" if is_distributed() else self.device,
             self.precision,
             type(run.weighting).__name__,
             self.engine.how,
@@ -104,11 +113,11 @@ class Loop:
     def _train_step(self) -> None:
         state, settings = self.state, self.settings
         began = time.monotonic()
-        parts = self._parts_of_step()
+        parts, tokens_of_tasks = self._parts_of_step()
         self.model.sharing.start_step(self.model, TrainingMoment(state.step, self.total_steps, self.steps_per_epoch))
-        result = self.engine.step(parts)
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(
-            self.parameters, math.inf if settings.max_grad_norm is None else settings.max_grad_norm, foreach=True
+        result = self.engine.step(parts, list(tokens_of_tasks))
+        self.grad_norm = fsdp.clip_gradients(
+            self.parameters, math.inf if settings.max_grad_norm is None else settings.max_grad_norm
         )
         self.unchecked.append((state.step + 1, result, self.grad_norm))
         if self.device.type == "cpu":  # on a GPU each check waits for the device: done when a line is logged
@@ -120,15 +129,18 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         self.engine.after_update()
         state.step += 1
-        tokens = self._count_tokens(parts)
-        state.window_tokens += tokens
+        state.window_tokens += self._count_tokens(tokens_of_tasks)
         seconds = time.monotonic() - began
         state.training_seconds += seconds
         state.window_seconds += seconds
         self.step_losses = result.losses
 
-    def _parts_of_step(self) -> list[list[Step]]:
-        """The rows of the next step: the independent batches that the weighting asks for, each in micro-batches."""
+    def _parts_of_step(self) -> tuple[list[list[Step]], dict[str, int]]:
+        """The rows of the next step: the independent batches that the weighting asks for, each in micro-batches.
+
+        Of several processes, which all draw the same rows, each takes its shard of every batch, in as many
+        micro-batches as the others: some may be empty. Also returns how many tokens the whole step holds of which task.
+        """
         settings, num_batches = self.settings, self.run.weighting.num_batches
         rows = self.stream.next_step(self.state.step)
         if any(len(of_task) < num_batches for of_task in rows.values()):
@@ -144,20 +156,35 @@ class Loop:
                     num_batches,
                 )
             num_batches = 1
-        parts = split_step(rows, num_batches) if num_batches > 1 else [rows]
-        cut = [
-            split_step(part, settings.num_micro_batches) if settings.num_micro_batches > 1 else [part] for part in parts
-        ]
-        on_cpu = without_unlabelled([[self.stream.collate(piece) for piece in pieces] for pieces in cut])
-        return [[{name: b.to(self.device) for name, b in piece.items()} for piece in pieces] for pieces in on_cpu]
+        parts = self.stream.labelled(split_step(rows, num_batches) if num_batches > 1 else [rows])
+        tokens = {
+            name: sum(int(self.lengths[name][part[name]].sum()) for part in parts if name in part)
+            for name in self.tasks
+            if any(name in part for part in parts)
+        }
+        count = settings.num_micro_batches
+        if is_distributed():
+            parts = [shard_step(part, self.lengths, num_ranks())[rank()] for part in parts]
+        cut = [split_step(part, count) if count > 1 else [part] for part in parts]
+        if self.divided:  # all processes gather the encoder's parameters at the same time, also without rows
+            self.engine.losses.filler = self._first_row(rows)
+        if is_distributed():
+            cut = [[*pieces, *({} for _ in range(count - len(pieces)))] for pieces in cut]
+        return [[self._to_device(self.stream.collate(piece)) for piece in pieces] for pieces in cut], tokens
 
-    def _count_tokens(self, parts: list[list[Step]]) -> int:
+    def _first_row(self, rows: Mapping[str, np.ndarray]) -> Step:
+        task = next(iter(rows))
+        return self._to_device(self.stream.collate({task: rows[task][:1]}))
+
+    def _to_device(self, step: Step) -> Step:
+        return {name: batch.to(self.device) for name, batch in step.items()}
+
+    def _count_tokens(self, tokens_of_tasks: Mapping[str, int]) -> int:
         """Add the tokens of a step to those of the run and of each task; return them."""
-        state, total = self.state, 0
-        for batch in (batch for part in parts for batch in part):
-            for name, of_task in batch.items():
-                state.tokens_of_tasks[name] = state.tokens_of_tasks.get(name, 0) + of_task.num_tokens
-                total += of_task.num_tokens
+        state = self.state
+        for name, tokens in tokens_of_tasks.items():
+            state.tokens_of_tasks[name] = state.tokens_of_tasks.get(name, 0) + tokens
+        total = sum(tokens_of_tasks.values())
         state.tokens += total
         state.passes_of_tasks = self.stream.passes
         return total
@@ -170,7 +197,7 @@ class Loop:
             if not broken and not grad_norm.isfinite():
                 broken = [f"norm of the gradient is {float(grad_norm)} (tasks in the step: {', '.join(losses)})"]
             if broken:
-                latest = self.checkpoints.latest()
+                latest = self.checkpoints.latest() if is_main() else None
                 kept = f"the last good checkpoint is {latest[1]}" if latest else "there is no checkpoint yet"
                 raise UserError(
                     f"step {step}: {'; '.join(broken)}; {kept}. Lower optimizer.lr, lengthen schedule.warmup_fraction, "
@@ -192,12 +219,13 @@ class Loop:
         if state.step % settings.log_every_steps == 0 or last:
             self._log_window()
         state.evaluation_due = last or state.step % self.evaluate_every == 0
+        stop = agreed_signal(self.stop)
         if state.evaluation_due:
             self._evaluate()
-        elif self.stop or (settings.checkpoint_every_steps and state.step % settings.checkpoint_every_steps == 0):
+        elif stop or (settings.checkpoint_every_steps and state.step % settings.checkpoint_every_steps == 0):
             self._checkpoint()
-        if self.stop and state.step < self.total_steps and not state.stopped_early:
-            self._interrupt()
+        if stop and state.step < self.total_steps and not state.stopped_early:
+            raise Interrupted(stop)
 
     def _log_window(self) -> None:
         state = self.state
@@ -221,6 +249,7 @@ class Loop:
         """Score the validation splits, keep the weights if they are the best so far, write a checkpoint."""
         state, settings = self.state, self.settings
         self._check_finite()
+        check_agreement(self.model, self.run.weighting.memory, state.step)
         metrics: dict[str, dict[str, float]] = {}
         self.model.sharing.forget_usage(self.model)
         try:
@@ -230,7 +259,8 @@ class Loop:
                     metrics[name] = self.evaluator.evaluate(self.model, name, split, advance).metrics
         except StopEvaluation:
             self._checkpoint()
-            self._interrupt()
+            raise Interrupted(agreed_signal(self.stop)) from None
+        sum_usage_over_ranks(self.model)
         total = score(metrics, self.tasks)
         record = {**metric_records("validation", metrics), "validation/score": total}
         for name, found in self.model.sharing.learnt(self.model).items():
@@ -243,7 +273,9 @@ class Loop:
         if is_best:
             state.best_step, state.best_value, state.best_metrics = state.step, value, metrics
             state.evaluations_since_best = 0
-            self.checkpoints.save_best(state.step, self.model)
+            weights = fsdp.whole_weights(self.model)
+            if is_main():
+                self.checkpoints.save_best(state.step, self.model if weights is None else weights)
         else:
             state.evaluations_since_best += 1
         patience = settings.early_stopping_patience
@@ -252,7 +284,8 @@ class Loop:
             log.info("stopped early at step %d: no new best in %d evaluations", state.step, patience)
         self.run.progress.evaluation_summary("validation", state.step, metrics, total, is_best)
         self._checkpoint()
-        self.checkpoints.remove_other_bests(state.best_step)
+        if is_main():
+            self.checkpoints.remove_other_bests(state.best_step)
 
     def _best_value(self, metrics: Mapping[str, Mapping[str, float]], total: float) -> float:
         """What the best checkpoint is chosen by; higher is better."""
@@ -267,28 +300,28 @@ class Loop:
         self._check_finite()
         state.seconds = time.monotonic() - self.started
         state.window = asdict(self.window)
-        self.checkpoints.save(
-            state.step,
-            self.model,
-            {
-                "progression": asdict(state),
-                "optimizer": self.optimizer.state_dict(),
-                "stream": self.stream.state_dict(),
-                "weighting": self.run.weighting.state_dict(),
-                "generators": generator_state(),
-                "metrics_position": self.run.metrics_file.position(),
-                "total_steps": self.total_steps,
-            },
-        )
+        rest = {
+            "progression": asdict(state),
+            "optimizer": self.optimizer_state.state_dict(),
+            "stream": self.stream.state_dict(),
+            "weighting": self.run.weighting.state_dict(),
+            **generators_of_all(),
+            "metrics_position": self.run.metrics_file.position(),
+            "total_steps": self.total_steps,
+        }
+        weights = fsdp.whole_weights(self.model)
+        if is_main():
+            self.checkpoints.save(state.step, self.model if weights is None else weights, rest)
+        wait_for_all()
 
     def _resume(self) -> None:
-        latest = self.checkpoints.latest()
-        if latest is None:
+        found = self.checkpoints.latest() if is_main() else None
+        folder = from_main(None if found is None else str(found[1]))
+        if folder is None:
             log.warning("no checkpoint in %s yet: the run starts again from its beginning", self.run.folder.path)
             self.run.metrics_file.truncate(0)
             return
-        _, folder = latest
-        state: dict[str, Any] = self.checkpoints.load(folder, self.model)
+        state: dict[str, Any] = self.checkpoints.load(Path(folder), self.model)
         if state["total_steps"] != self.total_steps:
             raise UserError(
                 f"{folder} belongs to a run of {state['total_steps']} steps, the data and settings now give "
@@ -296,13 +329,9 @@ class Loop:
             )
         self.state = Progression(**state["progression"])
         self.window = Window(**self.state.window)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer_state.load_state_dict(state["optimizer"])
         self.stream.load_state_dict(state["stream"])
         self.run.weighting.load_state_dict(state["weighting"])
         self.run.metrics_file.truncate(state["metrics_position"])
-        restore_generators(state["generators"])
+        restore_generators_of_rank(state, self.run.seed, self.state.step)
         log.info("resumed at step %d of %d", self.state.step, self.total_steps)
-
-    def _interrupt(self) -> None:
-        assert self.stop.signal_number is not None
-        raise Interrupted(self.stop.signal_number)

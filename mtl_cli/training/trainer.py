@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mtl_cli.precision import Precision, check_device
+from mtl_cli.sharing import HardSharing, SharingStrategy
 from mtl_cli.tasks import Task
 from mtl_cli.training.loop import Loop
 from mtl_cli.training.run import Progression, TrainingRun
 from mtl_cli.types import NonNegativeFloat, PositiveFloat, PositiveInt, UserError
+from mtl_cli.weighting import LossWeighting, Weighting
 
 
 @dataclass(kw_only=True)
@@ -36,6 +38,8 @@ class Trainer:
         early_stopping_patience: stop after so many evaluations in a row without a new best; None: never.
         min_improvement: what counts as a new best.
         evaluation_batch_tokens: tokens a batch in evaluation.
+        parallelism: how several processes (torchrun) hold the model. "ddp": each has all of it; "fsdp": each has a part
+            of every encoder parameter, for encoders that do not fit. One process has all of it either way.
     """
 
     epochs: PositiveFloat = 3.0
@@ -53,6 +57,7 @@ class Trainer:
     early_stopping_patience: PositiveInt | None = None
     min_improvement: NonNegativeFloat = 0.0
     evaluation_batch_tokens: PositiveInt = 8192
+    parallelism: Literal["ddp", "fsdp"] = "ddp"
 
     def check_tasks(self, tasks: Mapping[str, Task]) -> None:
         """Refuse settings that name a task or a metric that the run does not have."""
@@ -63,6 +68,32 @@ class Trainer:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(f"trainer.best_metric: found {self.best_metric!r}, allowed: {', '.join(known)}{hint}")
+
+    def check_parallelism(self, weighting: Weighting, sharing: SharingStrategy) -> None:
+        """Refuse weightings and strategies that need more of a parameter than the part that a process has of it.
+
+        Raises:
+            UserError: with what works.
+        """
+        if self.parallelism == "ddp":
+            return
+        key = "trainer.parallelism: found 'fsdp', with which a process has a part of each encoder parameter, but"
+        if not isinstance(weighting, LossWeighting):
+            raise UserError(
+                f"{key} {type(weighting).__name__} looks at each task's whole gradient; use a weighting of losses, "
+                "such as weighting=uncertainty, or trainer=default"
+            )
+        if weighting.track_conflict_every is not None:
+            raise UserError(
+                f"{key} weighting.track_conflict_every={weighting.track_conflict_every} looks at each task's whole "
+                "gradient; leave it out, or use trainer=default"
+            )
+        if not isinstance(sharing, HardSharing) or sharing.num_shared_layers is not None:
+            raise UserError(
+                f"{key} with {type(sharing).__name__}'s settings some parameters serve only some rows, and a process "
+                "without such rows would keep the others waiting; use sharing=hard with all layers shared, or "
+                "trainer=default"
+            )
 
     def fit(self, run: TrainingRun, resume: bool = False) -> Progression:
         """Train to the end and leave the best weights in `run.model`.

@@ -22,7 +22,6 @@ from gradients.steps import (
     step_of,
 )
 
-from mtl_cli.gradients import without_unlabelled
 from mtl_cli.gradients.blocks import RowBlock
 from mtl_cli.gradients.segmented_layers import (
     LayerCall,
@@ -416,21 +415,6 @@ def test_a_single_number_of_kept_bytes_changes_nothing(monkeypatch):
 
 
 # Corner cases.
-
-
-def test_tasks_without_a_valid_label_are_left_out_of_a_step():
-    step = step_of()
-    step["tags"].labels_M.fill_(-100)
-    assert [list(micro) for micro in without_unlabelled([halves(step)])[0]] == [["mood", "nli", "score"]] * 2
-    assert list(without_unlabelled([[step]])[0][0]) == ["mood", "nli", "score"]
-    # One label in one micro-batch is enough; a task that one of several batches lacks goes from all.
-    labelled = step_of()
-    labelled["tags"].labels_M[:-1] = -100
-    assert all("tags" in micro for micro in without_unlabelled([halves(labelled)])[0])
-    assert all("tags" not in part[0] for part in without_unlabelled([[step_of()], [step], [step_of()]]))
-    # Nothing else to train on: the step stays as it is.
-    alone = {"tags": step["tags"]}
-    assert without_unlabelled([[alone]]) == [[alone]]
 
 
 @pytest.mark.parametrize("settings", [{}, {"grouping": "block"}, {"scope": 1}])

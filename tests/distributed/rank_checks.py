@@ -1,0 +1,232 @@
+"""What each of several ranks, and one process alone, do for test_two_ranks.py; `fork_ranks.py` runs it.
+
+Each check that trains leaves `<name>.safetensors` (weights) and `<name>.json` in the folder.
+"""
+
+import json
+import re
+import shutil
+from copy import deepcopy
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file, save_model
+from torch import nn
+
+from mtl_cli import sharing, weighting
+from mtl_cli.data import ConllSource, FileSource, prepare
+from mtl_cli.distributed import launched
+from mtl_cli.distributed.processes import ALREADY_TOLD, processes_of_run
+from mtl_cli.distributed.ranks import from_main, gather, is_main, num_ranks, rank, sum_in_buckets
+from mtl_cli.encoders import TransformerEncoder
+from mtl_cli.evaluation import Evaluator
+from mtl_cli.gradients.ranks import sum_gradients_over_ranks
+from mtl_cli.model import MultiTaskModel
+from mtl_cli.sampling import Proportional, Temperature, Uniform
+from mtl_cli.tasks import LinearHead, Regression, SingleTextClassification, TextPairClassification, TokenTagging
+from mtl_cli.tracking import Loggers, MetricsFile, NoMetricsFile, Progress, RunFolder, RunInfo
+from mtl_cli.training import AdamW, Constant, Trainer, TrainingRun, seed_everything
+from mtl_cli.training.agreement import check_agreement
+from mtl_cli.training.fsdp import is_divided, whole_weights
+from mtl_cli.types import UserError
+
+# Few rows of tasks of different sizes: most steps leave some process without some task.
+UNEVEN = Proportional(batch_size=5)
+CPU = torch.device("cpu")
+
+SAME = {
+    "equal": (weighting.Equal(), sharing.HardSharing(), UNEVEN, {"num_micro_batches": 2}),
+    "uncertainty": (weighting.UncertaintyWeighting(), sharing.HardSharing(), UNEVEN, {}),
+    "famo": (weighting.FAMO(), sharing.HardSharing(), UNEVEN, {}),
+    "db_mtl": (weighting.DBMTL(), sharing.HardSharing(), UNEVEN, {}),
+    "pcgrad": (weighting.PCGrad(), sharing.HardSharing(), UNEVEN, {}),
+    "cagrad": (weighting.CAGrad(engine="per_task"), sharing.HardSharing(), UNEVEN, {"num_micro_batches": 2}),
+    "representation": (weighting.MGDA(scope="representation"), sharing.HardSharing(), UNEVEN, {}),
+    "soft_l2": (weighting.Equal(), sharing.SoftL2(), UNEVEN, {}),
+}
+"""Name -> weighting, strategy, sampler, settings of the trainer."""
+
+# Steps of one to three rows over two processes, with the ends of passes in between.
+MIXTURES = {
+    "mixtures_equal": (weighting.Equal(), sharing.HardSharing(), Uniform(batch_size=2), {"num_micro_batches": 2}),
+    "mixtures_pcgrad": (weighting.PCGrad(), sharing.HardSharing(), Uniform(batch_size=3), {}),
+    "mixtures_moe": (weighting.DBMTL(), sharing.MoE(), Temperature(batch_size=3), {}),
+}
+
+
+def prepared(folder):
+    """The encoder and the data of four tasks of different sizes."""
+    data = folder.parent / "data"
+
+    def splits(name):
+        return {split: str(data / f"{name}.{split}") for split in ("train", "validation")}
+
+    def source(name, suffix):
+        paths = {split: f"{path}.{suffix}" for split, path in splits(name).items()}
+        return ConllSource(**paths, columns=["tokens", "tags"]) if suffix == "conll" else FileSource(**paths)
+
+    head = LinearHead(dropout=0.0)
+    tasks = {
+        "reviews": SingleTextClassification(
+            source=source("reviews", "csv"), text="text", label="label", head=head, max_train_examples=7
+        ),
+        "pairs": TextPairClassification(
+            source=source("pairs", "tsv"), text="a", text_pair="b", label="same", head=head, max_train_examples=19
+        ),
+        "scores": Regression(source=source("scores", "jsonl"), text="text", label="score", head=head),
+        "names": TokenTagging(
+            source=source("names", "conll"),
+            words="tokens",
+            tags="tags",
+            scheme="iob2",
+            head=head,
+            max_train_examples=11,
+        ),
+    }
+    seed_everything(1)
+    spec = TransformerEncoder(vocab_size=300, hidden_size=32, num_layers=2, num_heads=2, dropout=0.0)
+    encoder = spec.build(["a fine film", "a dull song and a great meal"])
+    found = {
+        name: prepare(task, encoder.tokenizer, seed=1, cache_dir=None, max_length_limit=encoder.max_length, name=name)
+        for name, task in tasks.items()
+    }
+    return encoder, tasks, found
+
+
+def fit(folder, name, parts, weighs, strategy, sampler, steps, resume=False, **settings):
+    encoder, tasks, data = parts
+    seed_everything(1)
+    labels = {task: found.labels for task, found in data.items()}
+    model = MultiTaskModel(deepcopy(encoder), deepcopy(strategy), tasks, labels)
+    run_folder = RunFolder(folder / name)
+    with MetricsFile(run_folder.metrics_file) if is_main() else NoMetricsFile() as file:
+        run = TrainingRun(
+            model=model, data=data, sampler=sampler, weighting=deepcopy(weighs),
+            # Gradients of which nothing but rounding is left (attention's key biases) would grow to whole updates.
+            optimizer=AdamW(lr=1e-3, eps=1e-6), schedule=Constant(), folder=run_folder, metrics_file=file,
+            loggers=Loggers(), progress=Progress(enabled=False), seed=1,
+            info=RunInfo(folder=run_folder.path, name=name, tasks=tuple(tasks)),
+        )  # fmt: skip
+        trainer = Trainer(device="cpu", precision="fp32", max_steps=steps, steps_per_epoch=steps, **settings)
+        state = trainer.fit(run, resume=resume)
+    weights = whole_weights(model)
+    if is_main():
+        if weights is None:
+            save_model(model, str(folder / f"{name}.safetensors"))
+        else:
+            save_file(weights, folder / f"{name}.safetensors")
+        learnt = {key: found.to_dict() for key, found in model.sharing.learnt(model).items()}
+        found = {"tokens": state.tokens_of_tasks, "passes": state.passes_of_tasks, "learnt": learnt}
+        (folder / f"{name}.json").write_text(json.dumps({**found, "metrics": state.best_metrics}))
+    return model
+
+
+def run_all(folder):
+    folder.mkdir(exist_ok=True)
+    with processes_of_run("cpu") as processes:
+        parts = prepared(folder)
+        for name, (weighs, strategy, sampler, settings) in SAME.items():
+            model = fit(folder, name, parts, weighs, strategy, sampler, 20, log_every_steps=4, **settings)
+        every_row_is_scored_once(model, parts[2])
+        if processes.place.is_one_of_several:
+            for name, (weighs, strategy, sampler, settings) in MIXTURES.items():
+                fit(folder, name, parts, weighs, strategy, sampler, 70, log_every_steps=70, **settings)
+            an_encoder_in_parts_learns_the_same(folder, parts)
+            what_is_exchanged()
+            gradients_of_all_kinds_add_up()
+            ranks_that_drift_apart_are_refused(model)
+    return 0
+
+
+def what_goes_wrong_on_one_rank_is_known_to_the_other():
+    """The last of all: afterwards there is nobody to exchange anything with."""
+    number = launched().rank
+    message = "the GPU ran out of memory at step 3"
+
+    def fail_on_rank_1():
+        with processes_of_run("cpu"):
+            if number == 1:
+                raise UserError(message)
+            gather(None)
+
+    with pytest.raises(UserError) as caught:
+        fail_on_rank_1()
+    assert str(caught.value) == (f"rank 1 of 2: {message}" if number == 0 else message)
+    assert getattr(caught.value, ALREADY_TOLD, False) == (number == 1)
+    return 0
+
+
+def an_encoder_in_parts_learns_the_same(folder, parts):
+    """FSDP: weights like those of one process; its checkpoints serve processes with parts and with the whole model."""
+    run = folder / "fsdp"
+    settings = {"log_every_steps": 4, "num_micro_batches": 2, "checkpoint_every_steps": 10, "keep_checkpoints": 9}
+    common = (parts, weighting.UncertaintyWeighting(), sharing.HardSharing(), UNEVEN, 20)
+    model = fit(folder, "fsdp", *common, parallelism="fsdp", **settings)
+    assert is_divided(model)
+    assert len(model.encoder.blocks[0].attn.Wqkv.weight.to_local()) * 2 == len(model.encoder.blocks[0].attn.Wqkv.weight)
+    check_agreement(model, {}, 20)
+    first = load_file(folder / "fsdp.safetensors")
+    for parallelism in ("fsdp", "ddp"):
+        gather(None)
+        if is_main():
+            shutil.rmtree(run / "checkpoints" / "step-00000020")
+        gather(None)
+        fit(folder, "fsdp", *common, resume=True, parallelism=parallelism, **settings)
+        again = load_file(folder / "fsdp.safetensors")
+        gather(None)
+        for key, weight in first.items():
+            torch.testing.assert_close(again[key], weight, atol=1e-6, rtol=0)
+
+
+def every_row_is_scored_once(model, data):
+    split = data["names"].splits["validation"]
+    rows = []
+    logits = Evaluator(CPU, "fp32", 64, lambda: False).logits(model, "names", split, rows.append)
+    assert len(logits) == (len(split.labels) if is_main() else 0)
+    if is_main():
+        whole = model._logits("names", split, 8192)
+        torch.testing.assert_close(torch.from_numpy(logits), torch.from_numpy(whole), atol=1e-5, rtol=1e-4)
+
+
+def what_is_exchanged():
+    assert gather({"rank": rank(), "text": "é" * rank()}) == [{"rank": 0, "text": ""}, {"rank": 1, "text": "é"}]
+    assert from_main([1.5, None, float("inf")] if is_main() else None) == [1.5, None, float("inf")]
+    # More than one bucket, a tensor larger than one, types apart, memory that does not lie in order.
+    large = torch.full((9 * 2**20,), float(rank() + 1))
+    small = torch.arange(6.0).view(2, 3).t() * (rank() + 1)
+    half = torch.full((3,), 0.5, dtype=torch.bfloat16)
+    sum_in_buckets([small, large, half, torch.zeros(0)])
+    assert float(large.min()) == float(large.max()) == 3.0
+    assert small.tolist() == [[0.0, 9.0], [3.0, 12.0], [6.0, 15.0]]
+    assert half.tolist() == [1.0, 1.0, 1.0]
+
+
+def gradients_of_all_kinds_add_up():
+    none, one_sided, rows, mixed = (nn.Parameter(torch.zeros(4, 2)) for _ in range(4))
+    if rank() == 0:
+        one_sided.grad = torch.ones(4, 2)
+        mixed.grad = torch.ones(4, 2)
+    ids = torch.tensor([[0, 1]]) if rank() == 0 else torch.tensor([[1, 3]])
+    rows.grad = torch.sparse_coo_tensor(ids, torch.ones(2, 2), (4, 2))
+    if rank() == 1:
+        mixed.grad = torch.sparse_coo_tensor(torch.tensor([[2]]), torch.ones(1, 2), (4, 2))
+    sum_gradients_over_ranks([none, one_sided, rows, mixed])
+    assert none.grad is None
+    assert one_sided.grad.tolist() == [[1.0, 1.0]] * 4
+    assert rows.grad.is_sparse
+    assert rows.grad.to_dense()[:, 0].tolist() == [1.0, 2.0, 0.0, 1.0]
+    assert mixed.grad[:, 0].tolist() == [1.0, 1.0, 2.0, 1.0]
+
+
+def ranks_that_drift_apart_are_refused(model):
+    memory = {"groups": {"whole": {"weights": torch.ones(4)}}}
+    check_agreement(model, memory, 1)
+    first = next(iter(model.named_parameters()))
+    for name, tensor in (first, ("weighting.groups.whole.weights", memory["groups"]["whole"]["weights"])):
+        before = tensor.detach().clone()
+        with torch.no_grad():
+            tensor.view(-1)[-1] += 1e-6 * rank()
+        said = f"step 7: the {num_ranks()} processes no longer hold the same model ({name} differs)"
+        with pytest.raises(UserError, match=re.escape(said)):
+            check_agreement(model, memory, 7)
+        tensor.data.copy_(before)
