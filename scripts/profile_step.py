@@ -60,7 +60,7 @@ def make_rows(num_tokens: int, seed: int) -> dict[str, Batch]:
         of_rows = lengths[rows]
         step[task] = Batch(
             # Words are as rare as in texts: half of the tokens are of some hundred kinds.
-            input_ids_N=torch.from_numpy((1000 + 29_000 * generator.random(int(of_rows.sum())) ** 6).astype(np.int64)),
+            input_ids_N=torch.from_numpy((1000 + 29_000 * generator.random(int(of_rows.sum())) ** 11).astype(np.int64)),
             lengths_B=torch.from_numpy(of_rows),
             token_type_ids_N=None,
             positions_M=None,

@@ -5,6 +5,7 @@ Shapes: B rows, T tokens of the longest row, N tokens of all rows, D hidden widt
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from mtl_cli.encoders.dropout import use_fast_dropout
 from mtl_cli.encoders.families import PACKED_FAMILIES, first_position, max_length, takes_token_types
 from mtl_cli.encoders.layout import Layout
 from mtl_cli.encoders.sites import Site, SiteName, find_sites, known_sites
-from mtl_cli.types import Pooling, UserError
+from mtl_cli.types import Pooling, Step, UserError
 
 
 class Encoder(nn.Module):
@@ -155,6 +156,26 @@ class Encoder(nn.Module):
         input_ids_BT = input_ids_N[padding.token_of_slot_BT].masked_fill_(is_padding_BT, self._pad_token_id)
         hidden_BTD = self.model(input_ids=input_ids_BT, **arguments).last_hidden_state
         return hidden_BTD.flatten(0, 1).index_select(0, padding.slot_of_token_N)
+
+    def checkpoint_activations(self) -> None:
+        """Keep only the inputs of each block for the backward pass, which computes the rest again.
+
+        Raises:
+            UserError: the family cannot.
+        """
+        if not self.model.supports_gradient_checkpointing:
+            raise UserError(
+                f"trainer.activation_checkpointing: true, but a '{self.family}' model of transformers has none; set "
+                "trainer.batch_tokens=auto, which cuts steps into smaller parts instead"
+            )
+        model = self.model  # its method has had two names in transformers 5
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+
+    def ids_read(self, steps: Iterable[Step]) -> torch.Tensor:
+        """Return the ids of the word embedding that forward passes over these steps look up, int64, unsorted."""
+        found = [batch.input_ids_N for step in steps for batch in step.values()]
+        return torch.cat([*found, found[0].new_tensor([self._pad_token_id])])
 
     def freeze(self, *, embeddings: bool, num_blocks: int) -> None:
         """Exclude the embeddings, or the lowest blocks, from training."""

@@ -18,7 +18,9 @@ from mtl_cli.sampling import StepStream, split_step
 from mtl_cli.sharing import TrainingMoment
 from mtl_cli.stopping import Interrupted, StopRequest
 from mtl_cli.training.allocator import keep_freed_memory
+from mtl_cli.training.batch_tokens import measure_batch_tokens
 from mtl_cli.training.checkpoint import Checkpoints
+from mtl_cli.training.clipping import clip_gradients
 from mtl_cli.training.length import run_length
 from mtl_cli.training.run import Progression, TrainingRun
 from mtl_cli.training.seeding import generator_state, restore_generators
@@ -49,8 +51,10 @@ class Loop:
         self.stream = StepStream(run.sampler, self.splits, seed=run.seed, total_steps=self.total_steps)
         self.evaluate_every = self.steps_per_epoch if settings.evaluate_every == "epoch" else settings.evaluate_every
         self.model.to(self.device)
+        if settings.activation_checkpointing:
+            self.model.encoder.checkpoint_activations()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = run.optimizer.build(self.model)
+        self.optimizer = run.optimizer.build(self.model, lazy=True)
         self.checkpoints = Checkpoints(run.folder.checkpoints_folder, keep=settings.keep_checkpoints)
         self.state = Progression()
         self.stop = StopRequest()
@@ -61,7 +65,9 @@ class Loop:
         self.window = Window()
         self.warned_of_few_rows = False
         run.weighting.start(tuple(self.tasks), seed=run.seed, steps_per_epoch=self.steps_per_epoch)
-        self.engine = GradientEngine(self.model, run.weighting, Losses(self.model, self.precision, self.device))
+        losses = Losses(self.model, self.precision, self.device)
+        self.engine = GradientEngine(self.model, run.weighting, losses)
+        self.batch_tokens = self._choose_batch_tokens(losses)
         if resume:
             self._resume()
         log.info(
@@ -74,6 +80,17 @@ class Loop:
             self.engine.how,
         )
         self.started = time.monotonic() - self.state.seconds
+
+    def _choose_batch_tokens(self, losses: Losses) -> float:
+        """Most tokens at once; what was measured once holds for the whole run, however often it is resumed."""
+        wanted = self.settings.batch_tokens
+        if wanted != "auto":
+            return math.inf if wanted is None else wanted
+        measured = self.run.folder.read_measured()
+        if "batch_tokens" not in measured:
+            measured["batch_tokens"] = measure_batch_tokens(losses, self.splits)
+            self.run.folder.write_measured(measured)
+        return int(measured["batch_tokens"])
 
     def run_to_end(self) -> Progression:
         """Train until the last step, an early stop, or a signal; see `Trainer.fit`."""
@@ -90,9 +107,10 @@ class Loop:
                     self._after_step()
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"the GPU ran out of memory at step {state.step + 1}. Lower sampler.batch_size (or set "
-                "sampler.max_tokens), raise trainer.num_micro_batches, lower tasks.<name>.max_length, or take a "
-                f"smaller encoder. ({str(error).splitlines()[0]})"
+                f"the GPU ran out of memory at step {state.step + 1}. Set trainer.batch_tokens=auto (or raise "
+                "trainer.num_micro_batches) or trainer.activation_checkpointing=true, lower sampler.batch_size (or set "
+                "sampler.max_tokens), lower tasks.<name>.max_length, or take a smaller encoder. "
+                f"({str(error).splitlines()[0]})"
             ) from error
         finally:
             self.run.progress.close()
@@ -106,10 +124,10 @@ class Loop:
         began = time.monotonic()
         parts = self._parts_of_step()
         self.model.sharing.start_step(self.model, TrainingMoment(state.step, self.total_steps, self.steps_per_epoch))
+        if self.optimizer.is_lazy:
+            self.optimizer.catch_up(self.model.encoder.ids_read(batch for part in parts for batch in part))
         result = self.engine.step(parts)
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(
-            self.parameters, math.inf if settings.max_grad_norm is None else settings.max_grad_norm, foreach=True
-        )
+        self.grad_norm = clip_gradients(self.optimizer, self.parameters, settings.max_grad_norm)
         self.unchecked.append((state.step + 1, result, self.grad_norm))
         if self.device.type == "cpu":  # on a GPU each check waits for the device: done when a line is logged
             self._check_finite()
@@ -145,9 +163,9 @@ class Loop:
                 )
             num_batches = 1
         parts = split_step(rows, num_batches) if num_batches > 1 else [rows]
-        cut = [
-            split_step(part, settings.num_micro_batches) if settings.num_micro_batches > 1 else [part] for part in parts
-        ]
+        tokens = max(sum(int(self.splits[name].lengths[of_task].sum()) for name, of_task in p.items()) for p in parts)
+        count = max(settings.num_micro_batches, math.ceil(tokens / self.batch_tokens))
+        cut = [split_step(part, count) if count > 1 else [part] for part in parts]
         on_cpu = without_unlabelled([[self.stream.collate(piece) for piece in pieces] for pieces in cut])
         return [[{name: b.to(self.device) for name, b in piece.items()} for piece in pieces] for pieces in on_cpu]
 
@@ -221,6 +239,7 @@ class Loop:
         """Score the validation splits, keep the weights if they are the best so far, write a checkpoint."""
         state, settings = self.state, self.settings
         self._check_finite()
+        self.optimizer.catch_up()
         metrics: dict[str, dict[str, float]] = {}
         self.model.sharing.forget_usage(self.model)
         try:

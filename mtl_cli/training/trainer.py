@@ -28,6 +28,11 @@ class Trainer:
         log_every_steps: steps between two lines of metrics.jsonl.
         num_micro_batches: cut each step into so many parts whose gradients add up (gradient accumulation): less memory,
             the same update.
+        batch_tokens: most tokens that go through the model at once: a step of more is cut into micro-batches, so that its
+            size and the update stay. auto: as many as memory holds, found by trying before the first step and kept
+            in the run folder.
+        activation_checkpointing: keep only what enters each block, and compute the rest again in the backward pass:
+            far less memory, about a third more time.
         max_grad_norm: clip the norm of the whole gradient to this; None: no clipping.
         precision: bf16 is autocast to bfloat16 with float32 weights; auto takes it where the hardware is fast at it.
         device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
@@ -46,6 +51,8 @@ class Trainer:
     keep_checkpoints: PositiveInt = 1
     log_every_steps: PositiveInt = 10
     num_micro_batches: PositiveInt = 1
+    batch_tokens: Literal["auto"] | PositiveInt | None = None
+    activation_checkpointing: bool = False
     max_grad_norm: PositiveFloat | None = 1.0
     precision: Precision = "auto"
     device: str = "auto"
