@@ -45,10 +45,9 @@ class LazyAdamW(torch.optim.AdamW):
     ) -> None:
         super().__init__(groups, betas=betas, eps=eps, fused=True)
         self._lazy: dict[nn.Parameter, _Rows] = {}
-        group_of = {id(p): group for group in self.param_groups for p in group["params"]}
         for embedding in embeddings:
             embedding.sparse = True
-            self._lazy[embedding.weight] = _Rows(embedding.weight, group_of[id(embedding.weight)], self)
+            self._lazy[embedding.weight] = _Rows(embedding.weight, self)
 
     @property
     def is_lazy(self) -> bool:
@@ -96,8 +95,7 @@ class LazyAdamW(torch.optim.AdamW):
             if weight in self._lazy:
                 self._lazy[weight].load_state_dict(state)
             else:
-                group = next(group for group in self.param_groups if any(p is weight for p in group["params"]))
-                waited = _Rows(weight, group, self)
+                waited = _Rows(weight, self)
                 waited.load_state_dict(state)
                 waited.catch_up(None)
 
@@ -108,10 +106,11 @@ class LazyAdamW(torch.optim.AdamW):
 class _Rows:
     """The rows of one embedding."""
 
-    def __init__(self, weight: nn.Parameter, group: dict[str, Any], optimizer: LazyAdamW) -> None:
+    def __init__(self, weight: nn.Parameter, optimizer: LazyAdamW) -> None:
         self._weight = weight
-        self._group = group
         self._optimizer = optimizer
+        groups = optimizer.param_groups
+        self._place = next(i for i, group in enumerate(groups) if any(p is weight for p in group["params"]))
         if not optimizer.state[weight]:  # torch's own, so that it is saved and restored with the others'
             optimizer.state[weight] = {
                 "step": torch.zeros((), dtype=torch.float32),
@@ -119,6 +118,12 @@ class _Rows:
                 "exp_avg_sq": torch.zeros_like(weight),
             }
         self.all_up_to_date()
+
+    @property
+    def _group(self) -> dict[str, Any]:
+        """The settings; torch replaces them where a state is loaded."""
+        group: dict[str, Any] = self._optimizer.param_groups[self._place]
+        return group
 
     def all_up_to_date(self) -> None:
         """Take the rows as they are for those of the last step."""
