@@ -6,6 +6,7 @@ Shapes: N tokens of all rows, H heads, E width of a head, S slots of all attenti
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -278,8 +279,10 @@ def _varlen_serves(query_NHE: torch.Tensor, dropout: float) -> bool:
 @cache
 def _varlen_exists() -> bool:
     try:
-        from torch.nn.attention.varlen import varlen_attn  # noqa: F401
+        from torch.nn.attention.varlen import varlen_attn
     except ImportError:
+        return False
+    if not {"scale", "window_size"} <= set(inspect.signature(varlen_attn).parameters):  # in its first versions
         return False
     return torch.cuda.get_device_capability() >= (8, 0)
 

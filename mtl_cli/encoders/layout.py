@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mtl_cli.encoders.grouping import group_by_length
+from mtl_cli.types import move_tensor
 
 _Value = TypeVar("_Value")
 
@@ -224,4 +225,4 @@ class Layout:
 
 
 def _to(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+    return move_tensor(torch.from_numpy(np.ascontiguousarray(array)), device)

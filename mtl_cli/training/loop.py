@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mtl_cli.encoders.compiling import compile_blocks
 from mtl_cli.evaluation import Evaluator, StopEvaluation, metric_records, score
 from mtl_cli.gradients import GradientEngine, Losses, StepResult, without_unlabelled
 from mtl_cli.precision import choose_device, choose_precision
@@ -53,6 +54,8 @@ class Loop:
         self.model.to(self.device)
         if settings.activation_checkpointing:
             self.model.encoder.checkpoint_activations()
+        if settings.compile:
+            compile_blocks(self.model.encoder)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = run.optimizer.build(self.model, lazy=True)
         self.checkpoints = Checkpoints(run.folder.checkpoints_folder, keep=settings.keep_checkpoints)

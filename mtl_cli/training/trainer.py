@@ -33,6 +33,8 @@ class Trainer:
             in the run folder.
         activation_checkpointing: keep only what enters each block, and compute the rest again in the backward pass:
             far less memory, about a third more time.
+        compile: compile the encoder's blocks (torch.compile), for any number of tokens; meant for GPUs. A weighting of
+            gradients then takes a backward pass a task.
         max_grad_norm: clip the norm of the whole gradient to this; None: no clipping.
         precision: bf16 is autocast to bfloat16 with float32 weights; auto takes it where the hardware is fast at it.
         device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
@@ -53,6 +55,7 @@ class Trainer:
     num_micro_batches: PositiveInt = 1
     batch_tokens: Literal["auto"] | PositiveInt | None = None
     activation_checkpointing: bool = False
+    compile: bool = False
     max_grad_norm: PositiveFloat | None = 1.0
     precision: Precision = "auto"
     device: str = "auto"
