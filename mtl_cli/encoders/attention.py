@@ -17,16 +17,11 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from mtl_cli.encoders.attention_choice import fused_from
 from mtl_cli.encoders.layout import AttentionGroup, AttentionPlan, Layout
 from mtl_cli.encoders.product_attention import HeadMajorPlan, ProductAttention
 
 PACKED_ATTENTION = "mtl_packed"
-
-# On a CPU plain products, forward and back, took a third to two thirds of the time of scaled_dot_product_attention with
-# a mask at 64 to 512 tokens (bfloat16, 12 heads of 32). Beyond, the (T, T) weights that they keep need too much memory.
-# With dropout scaled_dot_product_attention computes by plain products too.
-_FUSED_FROM_TOKENS = 1024
-
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
@@ -136,7 +131,8 @@ def _attend_in_groups(
 ) -> torch.Tensor:
     """Attention of all rows, (N, H, E), in groups of rows of similar length."""
     plan = layout.attention_plan(query_NHE.device)
-    if query_NHE.device.type == "cpu" and (settings.dropout > 0.0 or layout.max_length < _FUSED_FROM_TOKENS):
+    # With dropout scaled_dot_product_attention computes by plain products too, on a CPU.
+    if query_NHE.device.type == "cpu" and (settings.dropout > 0.0 or layout.max_length < fused_from()):
         return _attend_by_products(query_NHE, key_NHE, value_NHE, layout, settings)
     query_SHE, key_SHE, value_SHE = (_to_slots(x_NHE, plan) for x_NHE in (query_NHE, key_NHE, value_NHE))
     attended = [

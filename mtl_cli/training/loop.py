@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mtl_cli.encoders.attention_choice import use_fused_from
 from mtl_cli.encoders.compiling import compile_blocks
 from mtl_cli.evaluation import Evaluator, StopEvaluation, metric_records, score
 from mtl_cli.gradients import GradientEngine, Losses, StepResult, without_unlabelled
@@ -23,6 +24,7 @@ from mtl_cli.training.batch_tokens import measure_batch_tokens
 from mtl_cli.training.checkpoint import Checkpoints
 from mtl_cli.training.clipping import clip_gradients
 from mtl_cli.training.length import run_length
+from mtl_cli.training.measured_choices import fused_attention_from, measured_once
 from mtl_cli.training.run import Progression, TrainingRun
 from mtl_cli.training.seeding import generator_state, restore_generators
 from mtl_cli.training.window import Window
@@ -68,6 +70,9 @@ class Loop:
         self.window = Window()
         self.warned_of_few_rows = False
         run.weighting.start(tuple(self.tasks), seed=run.seed, steps_per_epoch=self.steps_per_epoch)
+        longest_row = max(int(split.lengths.max()) for data in run.data.values() for split in data.splits.values())
+        encoder = self.model.encoder
+        use_fused_from(fused_attention_from(run.folder, encoder, self.precision, self.device, longest_row))
         losses = Losses(self.model, self.precision, self.device)
         self.engine = GradientEngine(self.model, run.weighting, losses)
         self.batch_tokens = self._choose_batch_tokens(losses)
@@ -89,11 +94,7 @@ class Loop:
         wanted = self.settings.batch_tokens
         if wanted != "auto":
             return math.inf if wanted is None else wanted
-        measured = self.run.folder.read_measured()
-        if "batch_tokens" not in measured:
-            measured["batch_tokens"] = measure_batch_tokens(losses, self.splits)
-            self.run.folder.write_measured(measured)
-        return int(measured["batch_tokens"])
+        return measured_once(self.run.folder, "batch_tokens", lambda: measure_batch_tokens(losses, self.splits))
 
     def run_to_end(self) -> Progression:
         """Train until the last step, an early stop, or a signal; see `Trainer.fit`."""

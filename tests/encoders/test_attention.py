@@ -49,7 +49,7 @@ def layout(lengths, split=False):
 @pytest.mark.parametrize("window", [None, 1, 4, 100])
 @pytest.mark.parametrize("scaling", [None, 0.3])
 def test_attention_and_its_gradients_are_those_of_single_rows(monkeypatch, fused, causal, window, scaling):
-    monkeypatch.setattr(attention, "_FUSED_FROM_TOKENS", 1 if fused else 10_000)
+    monkeypatch.setattr(attention, "fused_from", lambda: 1 if fused else 10_000)
     monkeypatch.setattr("mtl_cli.encoders.grouping._GROUP_COST", 500)
     q, k, v = inputs(LENGTHS)
     rows = layout(LENGTHS, split=True)

@@ -34,7 +34,7 @@ def _no_compiled_code_left():
 def test_gradients_are_the_same_and_new_lengths_compile_nothing():
     eager, compiled = model_of(), model_of()
     compile_blocks(compiled.encoder, backend="eager")  # traces and guards as ever, generates no code
-    for number, lengths in enumerate([(5, 9, 7), (4, 12), (30, 2, 2, 6), (3,) * 20]):
+    for number, lengths in enumerate([(5, 9, 7), (4, 12), (30, 2, 2, 6)]):
         step = step_of_lengths(*lengths)
         with torch.compiler.set_stance("fail_on_recompile" if number > 1 else "default"):
             found = gradients(compiled, step)
