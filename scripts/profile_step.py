@@ -19,9 +19,12 @@ import torch
 from bench_steps import ENCODERS, Bench, refuse_overload
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from mtl_cli.encoders import attention, dropout
+from mtl_cli.encoders import attention, dropout, product_attention
 from mtl_cli.sampling.row_stream import RowStream
 from mtl_cli.sharing import HardSharing
+from mtl_cli.training import AdamW
+from mtl_cli.training.allocator import keep_freed_memory
+from mtl_cli.training.clipping import clip_gradients
 from mtl_cli.types import Batch
 from mtl_cli.weighting import Equal
 
@@ -82,19 +85,24 @@ def ranges() -> Iterator[None]:
         return call
 
     table, name = attention.ALL_ATTENTION_FUNCTIONS, attention.PACKED_ATTENTION
-    kept = attention.packed_attention, dropout.fast_dropout
+    functions = [(dropout, "fast_dropout"), (product_attention, "draw_drops"), (product_attention, "drop")]
+    kept = [getattr(module, function) for module, function in functions]
     table.register(name, ranged("attention", attention.packed_attention))
-    dropout.fast_dropout = attention.fast_dropout = ranged("dropout", dropout.fast_dropout)
+    for (module, function), original in zip(functions, kept, strict=True):
+        setattr(module, function, ranged("dropout", original))
     try:
         yield
     finally:
-        table.register(name, kept[0])
-        dropout.fast_dropout = attention.fast_dropout = kept[1]
+        table.register(name, attention.packed_attention)
+        for (module, function), original in zip(functions, kept, strict=True):
+            setattr(module, function, original)
 
 
 def kind_of(event: Any, kind_of_sequence: dict[int, str]) -> str:
     """The innermost range or known name around an event; of a backward operation, that of its forward one."""
     at = event
+    if event.cpu_parent is not None and event.cpu_parent.name == "aten::addmm":  # copies the bias into the product
+        return "matrix products"
     while at is not None:
         if at.name.startswith(_RANGE):
             return str(at.name.removeprefix(_RANGE))
@@ -145,14 +153,20 @@ def main() -> None:
     names = list(bench.model.tasks)
     steps = [dict(zip(names, make_rows(args.tokens, seed).values(), strict=True)) for seed in range(args.steps)]
     engine = bench.engine(Equal())
+    optimizer = AdamW(lr=1e-5).build(bench.model, lazy=True)
+    keep_freed_memory()
 
     def run() -> None:
         for step in steps:
+            with record_function(_RANGE + "optimizer"):
+                optimizer.catch_up(bench.model.encoder.ids_read([step]))
             engine.step([[step]])
             with record_function(_RANGE + "gradient norm"):
-                torch.nn.utils.clip_grad_norm_(bench.parameters, 1.0, foreach=True)
-            bench.optimizer.step()
-            bench.optimizer.zero_grad(set_to_none=True)
+                clip_gradients(optimizer, bench.parameters, 1.0)
+            with record_function(_RANGE + "optimizer"):
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            engine.after_update()
 
     with ranges():
         run()
@@ -161,14 +175,24 @@ def main() -> None:
     found = shares(profiler.events())
     total = sum(found.values())
     num_tokens = sum(batch.num_tokens for step in steps for batch in step.values())
-    print(f"{args.encoder}, {num_tokens // args.steps} tokens a step, dropout {args.dropout}, {bench.precision}, load {load:.2f}")
+    print(
+        f"{args.encoder}, {num_tokens // args.steps} tokens a step, dropout {args.dropout}, {bench.precision}, "
+        f"{torch.get_num_threads()} threads, load {load:.2f}"
+    )
     for kind, microseconds in found.most_common():
         print(f"{kind:30} {microseconds / total:6.1%} {microseconds / args.steps / 1000:8.1f} ms a step")
-    print(f"{'all':30} {'':6} {total / args.steps / 1000:8.1f} ms a step, {num_tokens / total * 1e6:,.0f} tokens a second")
+    print(
+        f"{'all':30} {'':6} {total / args.steps / 1000:8.1f} ms a step, {num_tokens / total * 1e6:,.0f} tokens a second"
+    )
     if args.ops:
-        print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=args.ops, max_name_column_width=45))
+        print(
+            profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=args.ops, max_name_column_width=45)
+        )
     if args.json:
-        record = {"settings": vars(args) | {"json": str(args.json), "precision": bench.precision}, "microseconds": found}
+        record = {
+            "settings": vars(args) | {"json": str(args.json), "precision": bench.precision},
+            "microseconds": found,
+        }
         args.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

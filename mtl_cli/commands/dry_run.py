@@ -75,9 +75,7 @@ def operations_of(model: MultiTaskModel, step: Step) -> int:
     return measure_step(model, step)[0]
 
 
-def measure_step(
-    model: MultiTaskModel, step: Step, precision: Literal["bf16", "fp32"] = "fp32"
-) -> tuple[int, int]:
+def measure_step(model: MultiTaskModel, step: Step, precision: Literal["bf16", "fp32"] = "fp32") -> tuple[int, int]:
     """Run one training step without an update; return its operations in matrix products, and bytes of activations.
 
     Activations are what the forward pass leaves for the backward pass.
@@ -172,6 +170,7 @@ def compare_with_hard_sharing(
     console = Console()
     console.print(table)
     of_step = sum(batch.num_tokens for batch in step.values())
+    a_token = activations / of_step
     at_once = config["trainer"].get("batch_tokens")
     tokens = min(sizes.tokens, at_once) if isinstance(at_once, int) else sizes.tokens
     padding = f", {sizes.padded:.0%} padding on top" if not encoder.packed else ""
@@ -180,8 +179,8 @@ def compare_with_hard_sharing(
         f"{run.operations / of_step * sizes.tokens / 1e9:,.1f} G operations in matrix products (forward and backward), "
         f"on {device} in {precision}",
         f"estimated memory: {_mebibytes(run.num_bytes)} for weights, gradients and AdamW's moments, and "
-        f"{_mebibytes(activations / of_step * tokens)} for the activations of {tokens:,.0f} tokens at once "
-        f"({activations / of_step / 1024:,.0f} KiB a token), together {_mebibytes(run.num_bytes + activations / of_step * tokens)}",
+        f"{_mebibytes(a_token * tokens)} for the activations of {tokens:,.0f} tokens at once "
+        f"({a_token / 1024:,.0f} KiB a token), together {_mebibytes(run.num_bytes + a_token * tokens)}",
         "trainer.batch_tokens bounds the tokens at once; auto finds what fits. Operations leave out decompositions "
         "(sharing=soft_trace_norm). Nothing was trained.",
     )

@@ -23,6 +23,7 @@ from mtl_cli.encoders.product_attention import HeadMajorPlan, ProductAttention
 
 PACKED_ATTENTION = "mtl_packed"
 
+
 @dataclass(frozen=True, slots=True)
 class _Settings:
     """What a block's attention computes besides the shapes: see `packed_attention`."""
@@ -187,9 +188,7 @@ def _attend_group(
     return attended_BHTE.transpose(1, 2).reshape(B * T, H, E)
 
 
-def _kept_bias(
-    group: AttentionGroup, layout: Layout, settings: _Settings, like: torch.Tensor
-) -> torch.Tensor | None:
+def _kept_bias(group: AttentionGroup, layout: Layout, settings: _Settings, like: torch.Tensor) -> torch.Tensor | None:
     """What is added to a group's scores, the same for all blocks with these settings."""
     window = settings.window if settings.window is not None and settings.window < group.length else None
     key = ("bias", group.slots.start, settings.causal, window, like.dtype, like.device)

@@ -28,8 +28,8 @@ def compile_blocks(encoder: Encoder, **options: Any) -> None:
     """
     if not encoder.packed:
         raise UserError(
-            f"trainer.compile: true, but a '{encoder.family}' model runs padded rows, whose shape differs in each step; "
-            "leave trainer.compile out, or choose another encoder"
+            f"trainer.compile: true, but a '{encoder.family}' model runs padded rows, whose shape differs in each "
+            "step; leave trainer.compile out, or choose another encoder"
         )
     blocks = encoder.require_blocks("trainer.compile")
     if own := sorted({type(module).__name__ for block in blocks for module in block.modules() if _is_own(module)}):

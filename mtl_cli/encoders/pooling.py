@@ -48,6 +48,4 @@ def _mean(hidden_ND: torch.Tensor, layout: Layout) -> torch.Tensor:
 
 def _reduce_segments(hidden_ND: torch.Tensor, reduction: Literal["max", "mean"], layout: Layout) -> torch.Tensor:
     # unsafe: the lengths are right by construction, and to check them would wait for a GPU.
-    return torch.segment_reduce(
-        hidden_ND, reduction, lengths=layout.row_lengths(hidden_ND.device), axis=0, unsafe=True
-    )
+    return torch.segment_reduce(hidden_ND, reduction, lengths=layout.row_lengths(hidden_ND.device), axis=0, unsafe=True)

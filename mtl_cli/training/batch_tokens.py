@@ -50,8 +50,8 @@ def fit_batch_tokens(attempt: Try, free: int, first_try: int, verify: bool) -> i
             tokens //= 2
             if tokens == 0:
                 raise UserError(
-                    "trainer.batch_tokens: auto, but not even one row fits into memory; lower tasks.<name>.max_length, set "
-                    "trainer.activation_checkpointing=true, or take a smaller encoder"
+                    "trainer.batch_tokens: auto, but not even one row fits into memory; lower "
+                    "tasks.<name>.max_length, set trainer.activation_checkpointing=true, or take a smaller encoder"
                 ) from None
     fitting = min(_MOST, max(1, int(tokens * free / max(found, 1))))
     while verify and fitting > tokens:

@@ -10,9 +10,7 @@ from torch import nn
 from mtl_cli.training.lazy_adamw import LazyAdamW
 
 
-def clip_gradients(
-    optimizer: LazyAdamW, parameters: Sequence[nn.Parameter], max_norm: float | None
-) -> torch.Tensor:
+def clip_gradients(optimizer: LazyAdamW, parameters: Sequence[nn.Parameter], max_norm: float | None) -> torch.Tensor:
     """Let the optimizer divide the gradients by what brings their norm down to `max_norm`; return the norm.
 
     As `torch.nn.utils.clip_grad_norm_` (Pascanu et al., ICML 2013), but `.grad` stays: the optimizer divides as it

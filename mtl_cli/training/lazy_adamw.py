@@ -85,7 +85,7 @@ class LazyAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict`; rows that waited there and would not wait here catch up, by the weights at hand."""
+        """Continue from a `state_dict`, the weights loaded before; rows that would not wait here catch up."""
         super().load_state_dict({key: value for key, value in state_dict.items() if key != _ROWS})
         for rows in self._lazy.values():
             rows.all_up_to_date()
