@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from mtl_cli.encoders.attention import PACKED_ATTENTION, packed_attention
 from mtl_cli.encoders.encoder import Encoder
@@ -32,10 +31,10 @@ def compile_blocks(encoder: Encoder, **options: Any) -> None:
             "step; leave trainer.compile out, or choose another encoder"
         )
     blocks = encoder.require_blocks("trainer.compile")
-    if own := sorted({type(module).__name__ for block in blocks for module in block.modules() if _is_own(module)}):
+    if foreign := encoder.foreign_layers():
         raise UserError(
-            f"trainer.compile: true, but the sharing strategy put {', '.join(own)} into the blocks, which read whose "
-            "tokens they see from the step; leave trainer.compile out, or take sharing=hard"
+            f"trainer.compile: true, but the sharing strategy put {', '.join(foreign)} into the blocks, which read "
+            "whose tokens they see from the step; leave trainer.compile out, or take sharing=hard"
         )
     attention: Any = torch.compiler.disable(packed_attention)  # type: ignore[no-untyped-call]
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -43,7 +42,3 @@ def compile_blocks(encoder: Encoder, **options: Any) -> None:
     ALL_ATTENTION_FUNCTIONS.register(PACKED_ATTENTION, attention)
     for block in blocks:
         block.compile(dynamic=True, **options)
-
-
-def _is_own(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("mtl_cli.") and not isinstance(module, nn.Dropout)

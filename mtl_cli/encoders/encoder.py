@@ -148,6 +148,27 @@ class Encoder(nn.Module):
     def _encode_padded(
         self, input_ids_N: torch.Tensor, token_type_ids_N: torch.Tensor | None, layout: Layout
     ) -> torch.Tensor:
+        # Rows of tasks with texts of different lengths: a pass for each length, so that few are padded much. Where a
+        # strategy has layers inside of blocks, they may mix tasks, and all rows stay together.
+        groups = layout.kept("passes", lambda: layout.groups_for_passes(input_ids_N.device))
+        if len(groups) == 1 or self.has_foreign_layers:
+            return self._encode_padded_group(input_ids_N, token_type_ids_N, layout)
+        hidden = []
+        for group in groups:
+            with use_layout(group.layout):
+                ids_n, types = (
+                    None if x is None else x.index_select(0, group.tokens) for x in (input_ids_N, token_type_ids_N)
+                )
+                assert ids_n is not None
+                hidden.append(self._encode_padded_group(ids_n, types, group.layout))
+        order_N = layout.kept(
+            ("place_of_token", input_ids_N.device), lambda: torch.cat([group.tokens for group in groups]).argsort()
+        )
+        return torch.cat(hidden).index_select(0, order_N)
+
+    def _encode_padded_group(
+        self, input_ids_N: torch.Tensor, token_type_ids_N: torch.Tensor | None, layout: Layout
+    ) -> torch.Tensor:
         padding = layout.padding(input_ids_N.device)
         is_padding_BT = ~padding.is_real_BT
         arguments = {"attention_mask": padding.is_real_BT.long()}
@@ -156,6 +177,16 @@ class Encoder(nn.Module):
         input_ids_BT = input_ids_N[padding.token_of_slot_BT].masked_fill_(is_padding_BT, self._pad_token_id)
         hidden_BTD = self.model(input_ids=input_ids_BT, **arguments).last_hidden_state
         return hidden_BTD.flatten(0, 1).index_select(0, padding.slot_of_token_N)
+
+    @property
+    def has_foreign_layers(self) -> bool:
+        """Whether a sharing strategy has put layers of its own into the model."""
+        return bool(self.foreign_layers())
+
+    def foreign_layers(self) -> list[str]:
+        """Return the names of the classes of ours inside the model, but for dropout."""
+        found = {type(m).__name__ for m in self.model.modules() if _is_foreign(m)}
+        return sorted(found)
 
     def checkpoint_activations(self) -> None:
         """Keep only the inputs of each block for the backward pass, which computes the rest again.
@@ -207,3 +238,7 @@ def _find_blocks(model: Any) -> str | None:
         if isinstance(module, nn.ModuleList) and len(module) == count and len({type(block) for block in module}) == 1:
             return name
     return None
+
+
+def _is_foreign(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("mtl_cli.") and not isinstance(module, nn.Dropout)
