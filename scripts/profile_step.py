@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from bench_steps import ENCODERS, Bench, refuse_overload
 from torch.profiler import ProfilerActivity, profile, record_function
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mtl_cli.encoders import attention, dropout, product_attention
 from mtl_cli.sampling.row_stream import RowStream
@@ -84,7 +85,7 @@ def ranges() -> Iterator[None]:
 
         return call
 
-    table, name = attention.ALL_ATTENTION_FUNCTIONS, attention.PACKED_ATTENTION
+    table, name = ALL_ATTENTION_FUNCTIONS, attention.PACKED_ATTENTION
     functions = [(dropout, "fast_dropout"), (product_attention, "draw_drops"), (product_attention, "drop")]
     kept = [getattr(module, function) for module, function in functions]
     table.register(name, ranged("attention", attention.packed_attention))

@@ -23,6 +23,9 @@ _GAIN = 0.9  # fused has to be faster by a tenth: less than that is noise
 
 _fused_from = LONGEST
 
+Attend = Callable[[list[torch.Tensor], torch.Tensor], torch.Tensor]
+"""From queries, keys and values and a bias of the scores to what is attended."""
+
 
 def fused_from() -> int:
     """Return the tokens of a row from which on attention without dropout on a CPU is fused, in this process."""
@@ -51,7 +54,7 @@ def _first_fused(dtype: torch.dtype, head_width: int) -> int:
         shape = (_TOKENS // length, _HEADS, length, head_width)
         rows = [torch.ones(shape, dtype=dtype, requires_grad=True) for _ in range(3)]
         bias = torch.zeros(shape[0], 1, 1, length, dtype=dtype)
-        seconds = {how: [] for how in (_fused, _products)}
+        seconds: dict[Attend, list[float]] = {how: [] for how in (_fused, _products)}
         for _ in range(_ROUNDS):
             for how, times in seconds.items():
                 times.append(_seconds(how, rows, bias))
@@ -61,9 +64,6 @@ def _first_fused(dtype: torch.dtype, head_width: int) -> int:
     return found
 
 
-Attend = Callable[[list[torch.Tensor], torch.Tensor], torch.Tensor]
-
-
 def _seconds(attend: Attend, rows: list[torch.Tensor], bias: torch.Tensor) -> float:
     began = time.thread_time()
     torch.autograd.grad(attend(rows, bias).sum(), rows)
@@ -71,7 +71,8 @@ def _seconds(attend: Attend, rows: list[torch.Tensor], bias: torch.Tensor) -> fl
 
 
 def _fused(rows: list[torch.Tensor], bias: torch.Tensor) -> torch.Tensor:
-    return scaled_dot_product_attention(*rows, attn_mask=bias)
+    query, key, value = rows
+    return scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
 def _products(rows: list[torch.Tensor], bias: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,7 @@ def compile_blocks(encoder: Encoder, **options: Any) -> None:
             f"trainer.compile: true, but the sharing strategy put {', '.join(foreign)} into the blocks, which read "
             "whose tokens they see from the step; leave trainer.compile out, or take sharing=hard"
         )
-    attention: Any = torch.compiler.disable(packed_attention)  # type: ignore[no-untyped-call]
+    attention: Any = torch.compiler.disable(packed_attention)
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS.register(PACKED_ATTENTION, attention)

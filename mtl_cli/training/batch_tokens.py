@@ -79,7 +79,6 @@ def measure_batch_tokens(losses: Losses, splits: Mapping[str, EncodedSplit]) -> 
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     was_training = model.training
     model.train()
-    model.sharing.start_step(model, TrainingMoment(0, 1, 1))
 
     def attempt(tokens: int) -> int:
         step = {name: splits[name].batch(_rows(splits[name], longest[name], tokens // len(splits))) for name in splits}
@@ -90,6 +89,7 @@ def measure_batch_tokens(losses: Losses, splits: Mapping[str, EncodedSplit]) -> 
 
     try:
         with torch.random.fork_rng([device] if kind == "cuda" else []):
+            model.sharing.start_step(model, TrainingMoment(0, 1, 1))
             # The optimizer's moments are made in the first update.
             moments = 2 * sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
             free = int(_SHARE_OF_FREE[kind] * _free_bytes(device)) - moments

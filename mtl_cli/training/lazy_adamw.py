@@ -47,7 +47,9 @@ class LazyAdamW(torch.optim.AdamW):
         self._lazy: dict[nn.Parameter, _Rows] = {}
         for embedding in embeddings:
             embedding.sparse = True
-            self._lazy[embedding.weight] = _Rows(embedding.weight, self)
+            weight = embedding.weight
+            assert isinstance(weight, nn.Parameter)
+            self._lazy[weight] = _Rows(weight, self)
 
     @property
     def is_lazy(self) -> bool:
