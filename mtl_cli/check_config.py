@@ -350,10 +350,13 @@ def _check_together(objects: Mapping[str, Any]) -> list[str]:
             task.labels is not None and tasks[other].labels is not None and task.labels != tasks[other].labels
         ):
             problems.append(f"tasks.{name}.share_head_with: {other!r} has another type or other labels")
-    num_blocks = objects["encoder"].known_num_blocks
+    shape = objects["encoder"].known_shape()
+    num_blocks = None if shape is None else shape.num_blocks
     for check in (
+        lambda: objects["encoder"].check_settings(),
         lambda: objects["sharing"].check_tasks(names),
         lambda: num_blocks is None or objects["sharing"].check_num_blocks(num_blocks),
+        lambda: shape is None or objects["sharing"].check_encoder(shape),
         lambda: objects["weighting"].start(names),
         lambda: (
             num_blocks is None
@@ -369,7 +372,7 @@ def _check_together(objects: Mapping[str, Any]) -> list[str]:
             check()
         except UserError as error:
             problems.append(str(error))
-    return problems
+    return list(dict.fromkeys(problems))  # blocks may be asked for twice
 
 
 def _check_frozen_encoder(sharing: Any, encoder: Any) -> None:

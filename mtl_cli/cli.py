@@ -15,13 +15,20 @@ from typing import Any, NamedTuple
 from mtl_cli.overrides import (
     compose_train,
     explain_composition_error,
+    flags_first,
     force_values,
     groups_in,
     option_problems,
     quote_texts,
     value_of,
 )
-from mtl_cli.plain_words import conditions_as_setting, folders_as_setting, options_as_settings, texts_as_they_are
+from mtl_cli.plain_words import (
+    composing_words,
+    conditions_as_setting,
+    folders_as_setting,
+    options_as_settings,
+    texts_as_they_are,
+)
 from mtl_cli.shipped_conf import conf_dir
 from mtl_cli.stopping import stop_with_parent
 
@@ -85,7 +92,7 @@ def _hydra(config_name: str, arguments: list[str], job: Callable[[dict[str, Any]
             codes.append(_report(error, debug=config.get("debug") is True))
         return codes[-1]
 
-    sys.argv = [f"mtl {config_name}", *force_values(arguments, groups)]
+    sys.argv = [f"mtl {config_name}", *flags_first(force_values(arguments, groups))]
     run()
     return max(codes, default=0)
 
@@ -224,6 +231,23 @@ def _search(arguments: list[str]) -> int:
     return _hydra("search", [*words.config_arguments, *found.fixed, *found.own], job)
 
 
+def _bench(arguments: list[str]) -> int:
+    from mtl_cli.errors import UserError
+
+    if any(argument in ("-m", "--multirun") for argument in arguments):
+        raise UserError("a benchmark measures one thing at a time; leave out -m")
+
+    def job(config: dict[str, Any], folder: Path, overrides: list[str]) -> int:
+        from mtl_cli.commands.bench import bench
+
+        def rerun(words: Sequence[str]) -> list[str]:
+            return [sys.executable, "-m", "mtl_cli", "bench", *arguments, *words]
+
+        return bench(_without_many(config), rerun, composing_words(arguments, ("of", "bench")))
+
+    return _hydra("bench", texts_as_they_are(arguments, ["bench.json", "bench.markdown"]), job)
+
+
 def _tasks(arguments: list[str]) -> int:
     from mtl_cli.listing import tasks_command
 
@@ -263,6 +287,11 @@ COMMANDS = {
         "search for the best values of settings",
         "mtl search 'optimizer.lr=tag(log,interval(1e-5,1e-3))' sharing=hard,cross_stitch search.workers=2",
         _search,
+    ),
+    "bench": Command(
+        "measure how fast this machine trains what is composed",
+        "mtl bench encoder=minilm task=[embedded/sentiment,embedded/entities]",
+        _bench,
     ),
     "tasks": Command("list the tasks, encoders, strategies, ... that can be named", "mtl tasks encoder", _tasks),
 }

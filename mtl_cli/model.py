@@ -5,6 +5,7 @@ Shapes: B rows, N tokens of all rows, M labels, D hidden width, C outputs of a h
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,6 +55,8 @@ class MultiTaskModel(nn.Module):
         self.labels: dict[str, list[str] | None] = {
             name: None if labels[name] is None else list(labels[name] or ()) for name in tasks
         }
+        for warning in sharing.warnings(list(tasks), encoder.shape.num_blocks):
+            warnings.warn(warning, stacklevel=2)
         sharing.attach(encoder, list(tasks))
         self._head_of_task = {name: _head_owner(name, self.tasks, self.labels) for name in tasks}
         self.heads = TaskModules()

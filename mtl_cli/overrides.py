@@ -70,6 +70,25 @@ def force_values(arguments: Sequence[str], groups: dict[str, list[str]]) -> list
     return forced
 
 
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """Put Hydra's flags, with their values, before the overrides: its parser refuses overrides on both sides of one."""
+    flags: list[str] = []
+    others: list[str] = []
+    takes_value = False
+    for word in arguments:
+        is_info = bool(flags) and flags[-1] in ("--info", "-i") and takes_value
+        if takes_value and not (is_info and "=" in word):
+            flags.append(word)
+            takes_value = False
+        elif word.startswith("-"):
+            flags.append(word)
+            takes_value = word in FLAGS_WITH_VALUE or word in ("--info", "-i")
+        else:
+            others.append(word)
+            takes_value = False
+    return [*flags, *others]
+
+
 def _options_named(value: str) -> list[str]:
     """Names of options in an override's value, which may be a list or a sweep over lists."""
     if "(" in value:  # choice(...), glob(...): left to Hydra

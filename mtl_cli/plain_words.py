@@ -61,6 +61,15 @@ def options_as_settings(arguments: Sequence[str], names: Sequence[str]) -> list[
     return [*found, f"{waiting}=null"] if waiting is not None else found
 
 
+def composing_words(arguments: Sequence[str], own: Sequence[str]) -> list[str]:
+    """Leave out assignments to a command's own keys (`of=...`, `bench.rounds=...`): what is left composes a run."""
+
+    def is_own(word: str) -> bool:
+        return word.partition("=")[0].lstrip("+~").partition(".")[0] in own
+
+    return [word for word, is_plain in _words(arguments) if not (is_plain and is_own(word))]
+
+
 def split_conditions(text: str) -> list[str]:
     """Cut [a=1,b=[x,y]] into a=1 and b=[x,y]; what is no list is one condition. Quotes around a condition go."""
     text = text.strip()

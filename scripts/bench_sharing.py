@@ -129,6 +129,7 @@ def measure_all(
     for name in args.strategies:
         try:
             figures[name] = measure(args, name, hard, device)
+            print(f"K = {num_tasks} {name}: " + " | ".join(cells(figures[name])), flush=True)
         except Exception as error:  # whatever is wrong with one strategy, the others are measured
             left_out[name] = reason_of(error)
             print(f"left out: {name} with {num_tasks} tasks ({left_out[name]})", flush=True)

@@ -37,6 +37,7 @@ def test_ratios_are_taken_round_by_round(bench):
 
 def test_a_busy_machine_is_refused(bench, monkeypatch):
     monkeypatch.setattr(psutil, "getloadavg", lambda: (1e6, 0.0, 0.0))
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 90.0)
     with pytest.raises(SystemExit, match="the machine is busy"):
         bench.refuse_overload(force=False)
     assert bench.refuse_overload(force=True) > 1

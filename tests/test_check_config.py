@@ -2,6 +2,7 @@ import re
 
 import pytest
 from compose import composed
+from encoders.tiny_encoders import CONFIGS
 
 from mtl_cli.check_config import ConfigError, check_config, check_settings
 from mtl_cli.cli import conf_dir
@@ -136,7 +137,7 @@ def test_a_weighting_that_does_not_fit_the_run_is_refused_before_anything_is_loa
 def test_the_depth_of_the_bundled_encoder_is_known_without_loading_it():
     from mtl_cli.encoders import BundledMiniLM
 
-    assert len(BundledMiniLM().build().blocks) == BundledMiniLM().known_num_blocks
+    assert len(BundledMiniLM().build().blocks) == BundledMiniLM().known_shape().num_blocks
     assert len(problems("encoder=minilm", "sharing.num_shared_layers=7")) == 1
 
 
@@ -261,3 +262,71 @@ def test_random_weights_are_not_left_as_they_are():
 def test_what_a_strategy_cannot_do_is_said_before_anything_is_loaded(overrides, message):
     (found,) = problems(*overrides)
     assert re.search(message, found), found
+
+
+@pytest.fixture(scope="module")
+def hub_folders(tmp_path_factory):
+    """Folders in the hub's format with a config alone: neither weights nor a tokenizer."""
+    found = {}
+    for family in ("bert", "deberta-v2"):
+        found[family] = tmp_path_factory.mktemp(family)
+        CONFIGS[family].save_pretrained(found[family])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides", "messages"),
+    [
+        # The tiny models have 3 blocks of width 32 with 4 heads.
+        ("bert", ["sharing=adapters", "sharing.blocks=[1,3]"], [r"sharing\.blocks: found \[1, 3\], but .* 3 blocks"]),
+        ("bert", ["sharing=moe", "sharing.blocks=[-4]"], [r"sharing\.blocks: found \[-4\], .* down to -3"]),
+        ("bert", ["sharing=mmoe", "sharing.blocks=[3]"], [r"sharing\.blocks: found \[3\]"]),
+        ("bert", ["sharing=cross_stitch", "sharing.blocks=[3]"], [r"sharing\.blocks: found \[3\]"]),
+        ("bert", ["sharing=adashare", "sharing.blocks=[3]"], [r"sharing\.blocks: found \[3\]"]),
+        ("bert", ["sharing=hard", "sharing.num_shared_layers=4"], [r"sharing\.num_shared_layers: 4, but .* 3 blocks"]),
+        (
+            "bert",
+            ["sharing=pal", "sharing.hidden_size=6", "sharing.blocks=[7]", "encoder.num_frozen_blocks=4"],
+            [
+                r"encoder\.num_frozen_blocks: found 4, but the encoder has 3 blocks; allowed: 0 to 3",
+                r"sharing\.blocks: found \[7\]",
+                r"sharing\.hidden_size: found 6 with 4 heads; allowed: multiples of 4",
+            ],
+        ),
+        ("bert", ["sharing=sluice", "sharing.num_subspaces=5"], [r"sharing\.num_subspaces: found 5, .*divisors of 32"]),
+        (
+            "deberta-v2",
+            ["sharing=lora", "sharing.targets=[query,key,value]"],
+            [r"sharing\.targets: found 'query', 'key', .*'deberta-v2'.* allowed: value, attention_output"],
+        ),
+        ("deberta-v2", ["encoder.packing=true"], [r"encoder\.packing: true, but a 'deberta-v2' model"]),
+        (
+            "bert",
+            ["encoder.config_overrides={layers: 2}"],
+            [r"encoder\.config_overrides\.layers: a 'bert' config"],
+        ),
+        (
+            "bert",
+            ["encoder.config_overrides={num_hidden_layers: 2}", "sharing=adapters", "sharing.blocks=[2]"],
+            [r"sharing\.blocks: found \[2\], but the encoder has 2 blocks"],
+        ),
+        ("bert", ["weighting=pcgrad", "weighting.scope=4"], [r"weighting\.scope: found 4, but tasks share 3 blocks"]),
+    ],
+)
+def test_what_does_not_fit_a_models_config_is_refused_before_its_weights_are_loaded(
+    family, overrides, messages, hub_folders
+):
+    found = problems("encoder=huggingface", f"encoder.path={hub_folders[family]}", *overrides)
+    assert len(found) == len(messages)
+    for text, message in zip(found, messages, strict=True):
+        assert re.search(message, text), text
+
+
+def test_what_a_config_that_cannot_be_read_says_is_left_to_loading(tmp_path):
+    for path in (str(tmp_path), "some/model"):
+        check_config(composed("encoder=huggingface", f"encoder.path={path}", "sharing=adapters", "sharing.blocks=[99]"))
+
+
+def test_a_config_that_brings_code_is_not_read(hub_folders):
+    where = ["encoder=huggingface", f"encoder.path={hub_folders['bert']}", "encoder.trust_remote_code=true"]
+    check_config(composed(*where, "sharing=adapters", "sharing.blocks=[99]"))

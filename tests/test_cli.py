@@ -27,12 +27,20 @@ def test_help_lists_every_command_with_an_example(capsys):
 def test_an_unknown_command_is_answered_in_one_line_with_the_nearest(capsys):
     assert _main(["trian"]) == 2
     message = capsys.readouterr().err
-    known = "train, evaluate, predict, inspect, study, compare, sync, search, tasks"
+    known = "train, evaluate, predict, inspect, study, compare, sync, search, bench, tasks"
     assert message == f"mtl: no command 'trian'; there are {known}; did you mean `mtl train`?\n"
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--cfg", "job"], ["train", "--help"], ["search", "--help"], ["tasks"]]
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--cfg", "job"],
+        ["train", "--help"],
+        ["search", "--help"],
+        ["bench", "--cfg", "job"],
+        ["tasks"],
+    ],
 )
 def test_help_and_configuration_are_shown_without_torch(arguments):
     code = (

@@ -23,7 +23,7 @@ LAYERS = [
     {"report", "sweeps"},
     {"search"},
     {"build", "check_config"},
-    {"studies"},
+    {"studies", "bench"},
     {"commands"},
     {"overrides", "listing", "plain_words"},
     {"launching"},

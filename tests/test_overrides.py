@@ -1,6 +1,6 @@
 import pytest
 
-from mtl_cli.overrides import force_values, groups_in, option_problems, value_of
+from mtl_cli.overrides import flags_first, force_values, groups_in, option_problems, value_of
 
 
 @pytest.fixture
@@ -74,3 +74,18 @@ def test_the_last_value_of_a_key_counts_and_null_is_none():
     assert value_of("resume", ["resume=a", "resume=b"]) == "b"
     assert value_of("resume", ["resume=null"]) is None
     assert value_of("resume", ["seed=1"]) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["a=1", "--config-dir", "d", "b=2"], ["--config-dir", "d", "a=1", "b=2"]),
+        (["a=1", "--config-dir=d", "b=2", "-m", "c=1,2"], ["--config-dir=d", "-m", "a=1", "b=2", "c=1,2"]),
+        (["a=1", "--info", "defaults", "b=2"], ["--info", "defaults", "a=1", "b=2"]),
+        (["a=1", "--info", "b=2"], ["--info", "a=1", "b=2"]),
+        (["a=1", "--cfg", "job"], ["--cfg", "job", "a=1"]),
+        (["~a", "+b=-1"], ["~a", "+b=-1"]),
+    ],
+)
+def test_flags_come_before_overrides_with_their_values(words, expected):
+    assert flags_first(words) == expected

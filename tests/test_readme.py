@@ -77,6 +77,11 @@ def test_a_command_of_the_readme_works(command, embedded_run, interrupted_run, t
     elif any(argument.startswith("resume=") for argument in command):
         assert _main([a.replace(EXAMPLE_RUN, str(interrupted_run)) for a in command]) == 0
         assert json.loads((interrupted_run / "results.json").read_text())["status"] == "finished"
+    elif command[0] == "bench":
+        # The words that choose an encoder stay out: it is made small below.
+        words = [word for word in command if not word.startswith("encoder=")]
+        quick = ["bench.rounds=1", "bench.rows=8", "bench.force=true", "bench.memory=false"]
+        assert _main([*words, *[word for word in SMALL if "max_steps" not in word], *quick]) == 0
     elif command == ["train"]:
         assert json.loads((embedded_run / "results.json").read_text())["status"] == "finished"
     elif command[0] == "train":

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mtl_cli.build import instantiate
 from mtl_cli.data import EncodedSplit, TaskData
 from mtl_cli.encoders import Encoder
+from mtl_cli.encoders.grouping import group_for_passes
 from mtl_cli.gradients import Losses, without_unlabelled
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.precision import choose_device, choose_precision
@@ -114,7 +115,7 @@ class StepSizes:
             lengths = np.concatenate([splits[name].lengths[r] for name, r in stream.next_step(number).items()])
             rows.append(len(lengths))
             tokens.append(int(lengths.sum()))
-            slots.append(len(lengths) * int(lengths.max()))
+            slots.append(sum(len(group) * int(lengths[group].max()) for group in group_for_passes(lengths)))
         return cls(float(np.mean(rows)), float(np.mean(tokens)), 1 - sum(tokens) / sum(slots))
 
 

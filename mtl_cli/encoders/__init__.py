@@ -6,12 +6,14 @@ from mtl_cli.encoders.encoder import Encoder
 from mtl_cli.encoders.huggingface import HuggingFaceEncoder
 from mtl_cli.encoders.layout import Layout
 from mtl_cli.encoders.pooling import pool
+from mtl_cli.encoders.shape import EncoderShape
 from mtl_cli.encoders.spec import EncoderSpec
 from mtl_cli.encoders.transformer import TransformerEncoder
 
 __all__ = [
     "BundledMiniLM",
     "Encoder",
+    "EncoderShape",
     "EncoderSpec",
     "HuggingFaceEncoder",
     "Layout",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from mtl_cli.encoders.encoder import Encoder
 from mtl_cli.encoders.huggingface import HuggingFaceEncoder
+from mtl_cli.encoders.shape import EncoderShape, check_num_frozen_blocks
 from mtl_cli.encoders.spec import EncoderSpec
 from mtl_cli.types import NonNegativeInt, Pooling, Probability, UserError
 
@@ -33,10 +34,13 @@ class BundledMiniLM(EncoderSpec):
     num_frozen_blocks: NonNegativeInt = 0
     packing: bool | Literal["auto"] = "auto"
 
-    @property
-    def known_num_blocks(self) -> int:
-        """Blocks of MiniLM."""
-        return 6
+    def known_shape(self) -> EncoderShape:
+        """Return MiniLM's."""
+        return EncoderShape("bert", 6, 384, 12)
+
+    def check_settings(self) -> None:
+        """Refuse to freeze blocks that are not there."""
+        check_num_frozen_blocks(self.num_frozen_blocks, self.known_shape().num_blocks)
 
     def load_tokenizer(self, training_texts: Iterable[str] = ()) -> Any:
         """Load the bundled tokenizer; `training_texts` stays untouched."""

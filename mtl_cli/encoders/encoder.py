@@ -14,9 +14,10 @@ from torch import nn
 from mtl_cli.encoders.attention import PACKED_ATTENTION
 from mtl_cli.encoders.current_layout import use_layout
 from mtl_cli.encoders.dropout import use_fast_dropout
-from mtl_cli.encoders.families import PACKED_FAMILIES, first_position, max_length, takes_token_types
+from mtl_cli.encoders.families import check_packing, first_position, max_length, takes_token_types
 from mtl_cli.encoders.layout import Layout
-from mtl_cli.encoders.sites import Site, SiteName, find_sites, known_sites
+from mtl_cli.encoders.shape import EncoderShape, check_num_frozen_blocks
+from mtl_cli.encoders.sites import Site, SiteName, check_sites, find_sites
 from mtl_cli.types import Pooling, Step, UserError
 
 
@@ -39,11 +40,8 @@ class Encoder(nn.Module):
     def __init__(self, model: Any, tokenizer: Any, *, pooling: Pooling, packed: bool) -> None:
         super().__init__()
         config = model.config
-        if packed and config.model_type not in PACKED_FAMILIES:
-            raise UserError(
-                f"encoder.packing: true, but a '{config.model_type}' model cannot run packed rows "
-                f"(can: {', '.join(sorted(PACKED_FAMILIES))}). Set encoder.packing=auto."
-            )
+        if packed:
+            check_packing(config.model_type)
         self.model = model
         self.extras = nn.ModuleDict()
         self.tokenizer = tokenizer
@@ -79,23 +77,20 @@ class Encoder(nn.Module):
         family: str = self.model.config.model_type
         return family
 
+    @property
+    def shape(self) -> EncoderShape:
+        """What the model's config says of it."""
+        shape = EncoderShape.of(self.model.config)
+        assert shape is not None, "a config that made an encoder counts its blocks"
+        return shape
+
     def sites(self, block: nn.Module, name: SiteName, setting: str) -> list[Site]:
         """Return where in a block the linear layers of a name are.
 
         Raises:
             UserError: this family's blocks are not known, or have no such layer that sees rows one by one.
         """
-        known = known_sites(self.family)
-        if not known:
-            raise UserError(
-                f"{setting}: a '{self.family}' model's blocks are not known well enough to add to their layers. Take "
-                "an encoder of another family, or a strategy that works on whole blocks, such as sharing=hard."
-            )
-        if name not in known:
-            raise UserError(
-                f"{setting}: found {name!r}, but in a '{self.family}' model that layer also serves relative positions, "
-                f"which belong to no row; allowed: {', '.join(known)}"
-            )
+        check_sites(self.family, [name], setting)
         return find_sites(self.family, block, name)
 
     def require_blocks(self, setting: str) -> nn.ModuleList:
@@ -211,8 +206,7 @@ class Encoder(nn.Module):
     def freeze(self, *, embeddings: bool, num_blocks: int) -> None:
         """Exclude the embeddings, or the lowest blocks, from training."""
         blocks = self.require_blocks("encoder.num_frozen_blocks") if num_blocks else nn.ModuleList()
-        if num_blocks > len(blocks):
-            raise UserError(f"encoder.num_frozen_blocks: {num_blocks}, but the encoder has {len(blocks)} blocks.")
+        check_num_frozen_blocks(num_blocks, len(blocks))
         frozen: list[nn.Module] = list(blocks[:num_blocks])
         if embeddings:
             frozen += self._embeddings()

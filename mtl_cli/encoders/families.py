@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mtl_cli.types import UserError
+
 PACKED_FAMILIES = frozenset({"bert", "roberta", "xlm-roberta", "electra", "distilbert", "gpt2", "modernbert"})
 """Model types whose attention goes through transformers' `AttentionInterface` and whose positions can be given."""
 
@@ -25,6 +27,19 @@ _DROPOUT_FIELDS = (
 
 _UNBOUNDED = 1_000_000
 """Tokenizers without a limit of their own report a length far above this."""
+
+
+def check_packing(family: str) -> None:
+    """Refuse to run packed rows where a family cannot.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    if family not in PACKED_FAMILIES:
+        raise UserError(
+            f"encoder.packing: true, but a '{family}' model cannot run packed rows "
+            f"(can: {', '.join(sorted(PACKED_FAMILIES))}). Set encoder.packing=auto."
+        )
 
 
 def first_position(config: Any) -> int:

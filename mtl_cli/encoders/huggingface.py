@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from mtl_cli.encoders import loading
 from mtl_cli.encoders.encoder import Encoder
-from mtl_cli.encoders.families import PACKED_FAMILIES, dropout_fields
+from mtl_cli.encoders.families import PACKED_FAMILIES, check_packing, dropout_fields
+from mtl_cli.encoders.shape import EncoderShape, check_num_frozen_blocks
 from mtl_cli.encoders.spec import EncoderSpec
 from mtl_cli.types import NonNegativeInt, Pooling, Probability, UserError
 
@@ -38,6 +39,35 @@ class HuggingFaceEncoder(EncoderSpec):
     packing: bool | Literal["auto"] = "auto"
     trust_remote_code: bool = False
     config_overrides: dict[str, Any] | None = None
+
+    def known_shape(self) -> EncoderShape | None:
+        """Return what the model's config says."""
+        config = self._readable_config()
+        return None if config is None else EncoderShape.of(config)
+
+    def check_settings(self) -> None:
+        """Refuse fields that the config does not have, and blocks that are not there."""
+        config = self._readable_config()
+        if config is None:
+            return
+        loading.override(config, self.config_overrides or {})
+        if self.dropout is not None:
+            set_dropout(config, self.dropout)
+        if self.packing is True:
+            check_packing(config.model_type)
+        shape = EncoderShape.of(config)
+        if shape is not None:
+            check_num_frozen_blocks(self.num_frozen_blocks, shape.num_blocks)
+
+    def _readable_config(self) -> Any:
+        """The config with what replaces its fields, as far as it has them; None where it cannot be read as data."""
+        if self.trust_remote_code:
+            return None
+        config = loading.config_if_readable(self.path, self.revision)
+        if config is not None:
+            known = {name: value for name, value in (self.config_overrides or {}).items() if hasattr(config, name)}
+            loading.override(config, known)
+        return config
 
     def load_tokenizer(self, training_texts: Iterable[str] = ()) -> Any:
         """Load the pretrained tokenizer; `training_texts` stays untouched."""

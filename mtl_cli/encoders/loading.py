@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,38 @@ def load_config(path: str, revision: str | None, trust_remote_code: bool, overri
     """Load the model's config and replace the fields named in `overrides`."""
     with _explained(path, "config.json"), _quiet():
         config = transformers.AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    override(config, overrides)
+    return config
+
+
+def config_if_readable(path: str, revision: str | None) -> Any:
+    """Return a model's config, or None where there is none to be read; no code that comes with it runs.
+
+    A hub's is asked for once in a process: many runs are checked one after the other, and a network may be slow to say
+    no.
+    """
+    try:
+        if Path(path).is_dir():
+            return load_config(path, revision, False, {})
+        return deepcopy(_hub_config(path, revision))
+    except UserError:
+        return None
+
+
+@cache
+def _hub_config(path: str, revision: str | None) -> Any:
+    try:
+        return load_config(path, revision, False, {})
+    except UserError:
+        return None
+
+
+def override(config: Any, overrides: Mapping[str, Any]) -> None:
+    """Replace fields of a config.
+
+    Raises:
+        UserError: it has no such field.
+    """
     for name, value in overrides.items():
         if not hasattr(config, name):
             raise UserError(
@@ -26,7 +60,6 @@ def load_config(path: str, revision: str | None, trust_remote_code: bool, overri
                 f"It has: {', '.join(sorted(config.to_dict()))}."
             )
         setattr(config, name, value)
-    return config
 
 
 def load_tokenizer(path: str, revision: str | None, trust_remote_code: bool) -> Any:

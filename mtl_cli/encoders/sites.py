@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
+
+from mtl_cli.types import UserError
 
 SiteName = Literal["query", "key", "value", "attention_output", "feed_forward_input", "feed_forward_output"]
 SITE_NAMES: tuple[SiteName, ...] = (
@@ -99,6 +102,27 @@ _SITES: dict[str, dict[SiteName, tuple[Site, ...]]] = {
 def known_sites(family: str) -> tuple[SiteName, ...]:
     """Return the names of the sites of a family's blocks at which a row's tokens can be told from another's."""
     return tuple(name for name in SITE_NAMES if name in _SITES.get(family, {}))
+
+
+def check_sites(family: str, names: Sequence[SiteName], setting: str) -> None:
+    """Refuse layers that a family's blocks do not have, or not for each row by itself.
+
+    Raises:
+        UserError: naming the setting that asks for them.
+    """
+    known = known_sites(family)
+    if not known:
+        raise UserError(
+            f"{setting}: a '{family}' model's blocks are not known well enough to add to their layers. Take an encoder "
+            "of another family, or a strategy that works on whole blocks, such as sharing=hard."
+        )
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise UserError(
+            f"{setting}: found {', '.join(map(repr, missing))}, but in a '{family}' model "
+            f"{'that layer also serves' if len(missing) == 1 else 'these layers also serve'} relative positions, which "
+            f"belong to no row; allowed: {', '.join(known)}"
+        )
 
 
 def find_sites(family: str, block: nn.Module, name: SiteName) -> list[Site]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mtl_cli.encoders.encoder import Encoder
+from mtl_cli.encoders.shape import EncoderShape
 from mtl_cli.types import PositiveFloat
 
 
@@ -31,10 +32,20 @@ class EncoderSpec(ABC):
 
     pretrained: ClassVar[bool] = True
 
-    @property
-    def known_num_blocks(self) -> int | None:
-        """Blocks of the encoder where the settings alone tell; None where its config must be loaded."""
+    def known_shape(self) -> EncoderShape | None:
+        """Return what can be told of the encoder without its weights; None where nothing can.
+
+        May read the config beside the weights, from the hub too, but runs no code of it. What cannot be read is None:
+        loading will say why.
+        """
         return None
+
+    def check_settings(self) -> None:  # noqa: B027 - a spec may have nothing to compare
+        """Refuse settings that do not fit the config beside the weights, where it can be read.
+
+        Raises:
+            UserError: a setting does not fit.
+        """
 
     @abstractmethod
     def load_tokenizer(self, training_texts: Iterable[str]) -> Any:

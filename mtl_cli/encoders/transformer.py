@@ -11,6 +11,7 @@ from transformers import ModernBertConfig
 
 from mtl_cli.encoders import loading
 from mtl_cli.encoders.encoder import Encoder
+from mtl_cli.encoders.shape import EncoderShape
 from mtl_cli.encoders.spec import EncoderSpec
 from mtl_cli.encoders.train_tokenizer import SMALLEST_VOCABULARY, train_tokenizer
 from mtl_cli.types import Pooling, PositiveInt, Probability, UserError
@@ -63,10 +64,9 @@ class TransformerEncoder(EncoderSpec):
                 f"Nearest: {max(1, self.hidden_size // self.num_heads) * self.num_heads}."
             )
 
-    @property
-    def known_num_blocks(self) -> int:
-        """Blocks of the encoder."""
-        return self.num_layers
+    def known_shape(self) -> EncoderShape:
+        """Return what the settings say."""
+        return EncoderShape("modernbert", self.num_layers, self.hidden_size, self.num_heads)
 
     def load_tokenizer(self, training_texts: Iterable[str]) -> Any:
         """Train the tokenizer."""

@@ -17,7 +17,7 @@ from mtl_cli.gradients.losses import Losses, Normalizers, add_losses, summed
 from mtl_cli.gradients.per_task import collect_per_task, sparse_embeddings
 from mtl_cli.gradients.ranks import is_distributed, sum_block_over_ranks, sum_over_ranks
 from mtl_cli.gradients.segmented import SegmentedPass, is_compiled
-from mtl_cli.gradients.shared import SharedParameter
+from mtl_cli.gradients.shared import SharedParameter, trained_parameters
 from mtl_cli.gradients.task_gradients import TaskGradients
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.types import Batch, Step
@@ -56,7 +56,7 @@ class TaskGradientCollector:
         self._losses = losses
         self._shared = shared
         self._own = own
-        self._trained = [p for p in model.parameters() if p.requires_grad]
+        self._trained = trained_parameters(model)
         self._compiled = is_compiled(model)
         self._keep_bytes = math.inf if keep_all else 16 * _KEEP_SHARE * sum(p.numel() for p in self._trained)
 

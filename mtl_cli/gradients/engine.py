@@ -19,7 +19,7 @@ from mtl_cli.gradients.ranks import is_distributed, sum_gradients_over_ranks, su
 from mtl_cli.gradients.representation import RepresentationTap, scale_gradients
 from mtl_cli.gradients.representation_step import RepresentationStep
 from mtl_cli.gradients.segmented import why_not_segmented
-from mtl_cli.gradients.shared import shared_parameters
+from mtl_cli.gradients.shared import shared_parameters, trained_parameters
 from mtl_cli.gradients.whole_gradients import combine_coordinates
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.types import Step, UserError
@@ -81,7 +81,7 @@ class GradientEngine:
             )
         self.shared = shared_parameters(model, scope)
         self.own = {task: model.task_specific_parameters(task) for task in model.tasks}
-        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.trained = trained_parameters(model)
         self.tap = RepresentationTap(model) if scope == "representation" else None
         segmented, self.how = self._choose_engine()
         whole = isinstance(weighting, GradientWeighting) and weighting.needs_gradients
@@ -146,10 +146,7 @@ class GradientEngine:
     def _add_penalties(self) -> None:
         """Add the gradients of what the parameters cost by themselves, the same in all processes."""
         self._penalties = {name: sum_over_ranks(value) for name, value in self._penalties.items()}
-        penalties = self.model.sharing.penalties(self.model)
-        if penalties:
-            torch.stack(list(penalties.values())).sum().backward()
-            self._penalties.update({name: value.detach() for name, value in penalties.items()})
+        self._penalties.update(self.model.sharing.add_penalty_gradients(self.model))
 
     def _tasks_of(self, parts: Sequence[Sequence[Step]]) -> tuple[str, ...]:
         """The tasks of which this or another process has rows, in the order of the run."""

@@ -13,6 +13,7 @@ from mtl_cli.gradients.collecting import Objective
 from mtl_cli.gradients.losses import Losses, Normalizers, add_losses, random_draws_of, summed
 from mtl_cli.gradients.ranks import is_distributed, sum_gradients_over_ranks, sum_over_ranks
 from mtl_cli.gradients.representation import RepresentationTap, Weigh, gramian_of
+from mtl_cli.gradients.shared import trained_parameters
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.types import Step
 from mtl_cli.weighting import GramianWeighting, StepInfo
@@ -34,7 +35,7 @@ class RepresentationStep:
         losses: Losses,
         tasks: tuple[str, ...],
     ) -> None:
-        self._trained = [p for p in model.parameters() if p.requires_grad]
+        self._trained = trained_parameters(model)
         self._weighting = weighting
         self._tap = tap
         self._losses = losses

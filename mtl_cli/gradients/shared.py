@@ -31,6 +31,11 @@ class SharedParameter:
     is_sparse: bool = False
 
 
+def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of a model that are trained, each once."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
 def shared_parameters(
     model: MultiTaskModel, scope: Literal["all", "representation"] | int
 ) -> dict[str, SharedParameter]:

@@ -20,7 +20,6 @@ from mtl_cli.sharing.sluice import Sluice
 from mtl_cli.sharing.soft_l2 import SoftL2
 from mtl_cli.sharing.soft_trace_norm import SoftTraceNorm
 from mtl_cli.sharing.strategy import SharingStrategy, TrainingMoment
-from mtl_cli.sharing.task_blocks import TaskBlocks
 from mtl_cli.sharing.task_conditioning import TaskConditioning
 from mtl_cli.sharing.task_modules import TaskModules, check_task_names, parameter_partition
 from mtl_cli.sharing.wrappers import Wrapper
@@ -46,7 +45,6 @@ __all__ = [
     "Sluice",
     "SoftL2",
     "SoftTraceNorm",
-    "TaskBlocks",
     "TaskConditioning",
     "TaskModules",
     "TrainingMoment",

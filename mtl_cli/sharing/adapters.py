@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mtl_cli.encoders import Encoder
+from mtl_cli.encoders import Encoder, EncoderShape
+from mtl_cli.encoders.sites import check_sites
 from mtl_cli.sharing.adapter_layers import (
     PLACEMENTS,
     Activation,
@@ -24,7 +25,7 @@ from mtl_cli.sharing.learnt import Learnt
 from mtl_cli.sharing.small_modules import SmallModules, block_names, product_norm
 from mtl_cli.sharing.task_modules import TaskModules
 from mtl_cli.sharing.wrappers import replace_module
-from mtl_cli.types import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
+from mtl_cli.types import NonNegativeFloat, PositiveInt, Probability
 
 if TYPE_CHECKING:
     from mtl_cli.model import MultiTaskModel
@@ -60,7 +61,7 @@ class Adapters(SmallModules):
         activation: a.
         dropout: share of the bottleneck's activations set to zero in training; 0 as in the papers.
         up_std: standard deviation of the first weights of U_k.
-        blocks: numbers of the blocks with adapters, from 0 for the lowest; None: all.
+        blocks: numbers of the blocks with adapters, 0 the lowest, -1 the highest; None: all.
         train_encoder: whether the encoder is trained, too.
         train_norms: with a frozen encoder, whether its layer normalisations are trained all the same, by all tasks.
     """
@@ -70,9 +71,13 @@ class Adapters(SmallModules):
     activation: Activation = "gelu"
     dropout: Probability = 0.0
     up_std: NonNegativeFloat = 0.0
-    blocks: list[NonNegativeInt] | None = None
+    blocks: list[int] | None = None
     train_encoder: bool = True
     train_norms: bool = True
+
+    def check_encoder(self, encoder: EncoderShape) -> None:
+        """Refuse families whose layers are not known."""
+        check_sites(encoder.family, PLACEMENTS[self.placement], "sharing.placement")
 
     def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
         """Put the adapters into the blocks."""

@@ -17,12 +17,13 @@ from torch import nn
 from torch.nn.functional import logsigmoid
 
 from mtl_cli.encoders import Encoder
+from mtl_cli.sharing.block_numbers import block_numbers
 from mtl_cli.sharing.learnt import Learnt
 from mtl_cli.sharing.rows import run_some, split_dim
 from mtl_cli.sharing.strategy import SharingStrategy, TrainingMoment
 from mtl_cli.sharing.task_modules import TaskModules
 from mtl_cli.sharing.wrappers import Wrapper, hidden_of, mark, with_hidden
-from mtl_cli.types import Fraction, NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveFloat, UserError
+from mtl_cli.types import Fraction, NonNegativeFloat, OpenFraction, PositiveFloat, UserError
 
 if TYPE_CHECKING:
     from mtl_cli.model import MultiTaskModel
@@ -132,7 +133,7 @@ class AdaShare(SharingStrategy):
       sum, whose gradient is alpha: `sparsity_form: code`.
 
     Attributes:
-        blocks: numbers of the blocks that may be skipped, from 0 for the lowest; None: all. T5's lowest block is
+        blocks: numbers of the blocks that may be skipped, 0 the lowest, -1 the highest; None: all. T5's lowest block is
             computed in any case, because it makes the position bias for all others.
         hard: whether samples are 0 or 1.
         initial_select: alpha at first. Above 0.5 an untrained policy selects all blocks; the official code has 0.5 or,
@@ -152,7 +153,7 @@ class AdaShare(SharingStrategy):
             0.01 of 1e-4, with which a logit moves by 1 in about a hundred steps.
     """
 
-    blocks: list[NonNegativeInt] | None = None
+    blocks: list[int] | None = None
     hard: bool = True
     initial_select: OpenFraction = 0.95
     initial_temperature: PositiveFloat = 5.0
@@ -181,20 +182,19 @@ class AdaShare(SharingStrategy):
 
     def check_num_blocks(self, num_blocks: int) -> None:
         """Refuse blocks that are not there."""
-        if self.blocks is None:
-            return
-        outside = [index for index in self.blocks if index >= num_blocks]
-        if not self.blocks or outside or len(set(self.blocks)) < len(self.blocks):
-            raise UserError(
-                f"sharing.blocks: found {list(self.blocks)}, but the encoder has {num_blocks} blocks; allowed: some of "
-                f"0 (the lowest) to {num_blocks - 1}, each once, or null for all"
-            )
+        block_numbers(self.blocks, num_blocks)
+
+    def warnings(self, task_names: Sequence[str], num_blocks: int) -> list[str]:
+        """Name the form of a loss without weight, and a bound of a temperature that does not fall."""
+        found = self.without_effect("sparsity_form", why="with sparsity=0") if self.sparsity == 0 else []
+        if self.temperature_decay == 1:
+            found += self.without_effect("min_temperature", why="with temperature_decay=1")
+        return found
 
     def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
         """Wrap the blocks that may be skipped."""
         blocks = encoder.require_blocks("sharing.blocks")
-        self.check_num_blocks(len(blocks))
-        for index in range(len(blocks)) if self.blocks is None else sorted(self.blocks):
+        for index in block_numbers(self.blocks, len(blocks)):
             block = SelectedBlock(
                 blocks[index],
                 task_names,

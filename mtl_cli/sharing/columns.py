@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from mtl_cli.encoders import Encoder, Layout, current_layout, use_layout
-from mtl_cli.sharing.rows import is_by_row, split_dim
+from mtl_cli.encoders import Encoder, current_layout
+from mtl_cli.sharing.rows import ByColumn, is_by_row, run_each
 from mtl_cli.sharing.task_modules import TaskModules
 from mtl_cli.sharing.wrappers import replace_module
 from mtl_cli.types import UserError
@@ -153,10 +153,6 @@ def _is_relative_table(encoder: Encoder, path: str) -> bool:
     return encoder.family.startswith("deberta") and path.rpartition(".")[2] == "rel_embeddings"
 
 
-class ByColumn(dict[str, torch.Tensor]):
-    """Values that belong to no row, one a column; a column's blocks get its own."""
-
-
 class Columns(nn.Module):
     """Stands in place of a module that each column has for itself, and sends rows through their column's copy.
 
@@ -199,28 +195,22 @@ class Columns(nn.Module):
 
     def run(self, first: torch.Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run each column's rows through its module, in one call a column; returns what one module would."""
-        layout = current_layout()
-        present = {
-            name: here
-            for name, of_column in self._tasks.items()
-            if (here := tuple(task for task in layout.tasks if task in of_column))
-        }
-        if len(present) == 1:
-            name = next(iter(present))
-            take = _Taker(layout, layout, layout.tasks, name)
-            return self.column(name)(first, *take(tuple(args)), **take.named(kwargs))
-        outputs, layouts = [], []
-        for name, tasks in present.items():
-            part = layout.of(tasks[0]) if len(tasks) == 1 else layout.of_tasks(tasks)
-            take = _Taker(layout, part, tasks, name)
-            with use_layout(part):
-                outputs.append(self.column(name)(take(first), *take(tuple(args)), **take.named(kwargs)))
-            layouts.append(part)
-        return _join(outputs, layouts, layout)
+        return run_each(self.columns(), first, args, kwargs, self._tasks)
 
 
 class ColumnBlock(Columns):
-    """A block of the encoder in columns. Works for blocks of any family; see `TaskBlocks`."""
+    """A block of the encoder in columns.
+
+    Works for blocks of any family: the first argument is the hidden states, (1, N, D) or (B, T, D); other arguments
+    that are laid out by rows or by tokens are split as it is, and the rest is handed on. What a block returns besides
+    hidden states (T5's position bias) is put together again.
+    """
+
+    @classmethod
+    def of_tasks(cls, block: nn.Module, task_names: Sequence[str]) -> ColumnBlock:
+        """A copy of a block for each task, which that task alone trains."""
+        copies = {task: deepcopy(block) for task in task_names}
+        return cls(copies, {task: (task,) for task in task_names}, task_specific=True)
 
     def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run each column's rows through its block; returns what one block would."""
@@ -249,60 +239,6 @@ class ColumnTable(ColumnLayer):
     def weight(self) -> ByColumn:
         """The table of each column."""
         return ByColumn({name: module.get_parameter("weight") for name, module in self.columns().items()})
-
-
-@dataclass(frozen=True)
-class _Taker:
-    """Takes the part of an argument that belongs to a column: the rows of some tasks, and the column's own values."""
-
-    layout: Layout
-    part: Layout
-    tasks: tuple[str, ...]
-    name: str
-
-    def __call__(self, value: Any) -> Any:
-        if isinstance(value, tuple | list):
-            return type(value)(self(item) for item in value)
-        if isinstance(value, ByColumn):
-            return value[self.name]
-        if self.part is self.layout:
-            return value
-        if isinstance(value, Layout):
-            return self.part
-        if isinstance(value, torch.Tensor) and is_by_row(value, self.layout):
-            dim, slices = split_dim(self.layout)
-            first, last = slices[self.tasks[0]], slices[self.tasks[-1]]
-            size = self.part.num_tokens if self.layout.packed else self.part.num_rows
-            if last.stop - first.start == size:
-                return value.narrow(dim, first.start, size)
-            parts = [slices[task] for task in self.tasks]
-            return torch.cat([value.narrow(dim, part.start, part.stop - part.start) for part in parts], dim=dim)
-        return value
-
-    def named(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: self(value) for key, value in values.items()}
-
-
-def _join(outputs: Sequence[Any], layouts: Sequence[Layout], layout: Layout) -> Any:
-    """Put the outputs of columns together in the order of the rows of `layout`."""
-    first = outputs[0]
-    if isinstance(first, torch.Tensor):
-        dim, _ = split_dim(layout)
-        parts: dict[str, torch.Tensor] = {}
-        in_order = tuple(task for part in layouts for task in part.tasks) == layout.tasks
-        whole = []
-        for output, part in zip(outputs, layouts, strict=True):
-            if dim == 0 and output.shape[0] != part.num_rows:  # the same for all rows, as T5's position bias can be
-                output = output.expand(part.num_rows, *output.shape[1:])
-            whole.append(output)
-            for task, place in split_dim(part)[1].items():
-                parts[task] = output.narrow(dim, place.start, place.stop - place.start)
-        return torch.cat(whole if in_order else [parts[task] for task in layout.tasks], dim=dim)
-    if isinstance(first, tuple | list):
-        return type(first)(_join(items, layouts, layout) for items in zip(*outputs, strict=True))
-    if first is None:
-        return None
-    raise RuntimeError(f"A module returned {type(first).__name__}, which cannot be put together from several columns.")
 
 
 @dataclass(frozen=True)

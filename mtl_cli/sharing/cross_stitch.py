@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from mtl_cli.encoders import Encoder
+from mtl_cli.sharing.block_numbers import block_numbers
 from mtl_cli.sharing.learnt import Learnt
 from mtl_cli.sharing.repeated_rows import ColumnSharing, add_columns, split_columns
 from mtl_cli.sharing.wrappers import Wrapper, hidden_of, mark, with_hidden
-from mtl_cli.types import Fraction, NonNegativeInt, PositiveFloat, UserError
+from mtl_cli.types import Fraction, NonNegativeInt, PositiveFloat
 
 if TYPE_CHECKING:
     from mtl_cli.model import MultiTaskModel
@@ -54,8 +55,8 @@ class CrossStitch(ColumnSharing):
             with plain SGD, where alpha's gradients are small. AdamW moves every number by about its learning rate
             whatever the gradient's size: at 1e-4, a factor of 10 takes alpha from 0.9 to 0 in 900 steps at the least
             (not tuned).
-        stitch_blocks: numbers of the blocks behind which there is a stitch, 0 the lowest; None: all blocks of the
-            columns.
+        blocks: numbers of the blocks behind which there is a stitch, 0 the lowest, -1 the highest; None: all blocks
+            of the columns.
         num_shared_layers: blocks below the columns, which all tasks share as in hard sharing, with the embeddings; they
             see each row once. 0: columns are whole encoders.
     """
@@ -63,29 +64,22 @@ class CrossStitch(ColumnSharing):
     self_weight: Fraction = 0.9
     per_channel: bool = True
     lr_factor: PositiveFloat = 10.0
-    stitch_blocks: list[int] | None = None
+    blocks: list[int] | None = None
     num_shared_layers: NonNegativeInt = 0
 
     def check_num_blocks(self, num_blocks: int) -> None:
         """Refuse stitches behind blocks that do not exist or are no part of the columns."""
         super().check_num_blocks(num_blocks)
-        if self.stitch_blocks is None:
-            return
-        allowed = range(self.num_shared_layers, num_blocks)
-        wrong = [number for number in self.stitch_blocks if number not in allowed]
-        if wrong or not self.stitch_blocks or len(set(self.stitch_blocks)) < len(self.stitch_blocks):
-            raise UserError(
-                f"sharing.stitch_blocks: found {self.stitch_blocks}; allowed: one or more different numbers from "
-                f"{allowed[0]} to {allowed[-1]} (0 is the lowest block), or null for all of them"
-            )
+        self._stitched(num_blocks)
+
+    def _stitched(self, num_blocks: int) -> list[int]:
+        return block_numbers(self.blocks, num_blocks, self.num_shared_layers)
 
     def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
         """Make the columns and put a stitch behind their blocks."""
         blocks = encoder.require_blocks("sharing=cross_stitch")
         self.check_num_blocks(len(blocks))
-        stitched = (
-            list(range(self.num_shared_layers, len(blocks))) if self.stitch_blocks is None else self.stitch_blocks
-        )
+        stitched = self._stitched(len(blocks))
         self._columns = tuple(task_names)
         if len(self._columns) == 1:
             return
@@ -97,7 +91,7 @@ class CrossStitch(ColumnSharing):
 
     def num_shared_blocks(self, num_blocks: int) -> int:
         """Return the number of blocks up to the last stitch: the columns above it are their tasks' own."""
-        return num_blocks if self.stitch_blocks is None else max(self.stitch_blocks) + 1
+        return max(self._stitched(num_blocks)) + 1
 
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
         """Return alpha of each stitched block, (K, K), the mean over channels: row i is column i's mixture."""

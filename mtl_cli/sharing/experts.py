@@ -10,34 +10,16 @@ from copy import deepcopy
 
 import torch
 from torch import nn
-from torch.nn.functional import gelu
 
-from mtl_cli.types import UserError
+from mtl_cli.sharing.adapter_layers import Adapter
 
 
-class FeedForwardExpert(nn.Module):
-    """A bottleneck, W_2 gelu(W_1 h + b_1) + b_2, to be added to h. It begins as 0, so that nothing is added.
+def bottlenecks(count: int, hidden_size: int, width: int) -> nn.ModuleList:
+    """Return experts W_2 gelu(W_1 h + b_1) + b_2, to be added to h, that begin as 0, so that nothing is added.
 
-    W_1 as in BERT from a normal distribution of standard deviation 0.02, all else 0: experts differ from the first
-    step on, because their W_1 do.
-
-    Args:
-        hidden_size: D.
-        width: outputs of W_1.
+    They differ from the first step on, because their W_1 do.
     """
-
-    def __init__(self, hidden_size: int, width: int) -> None:
-        super().__init__()
-        self.inner = nn.Linear(hidden_size, width)
-        self.outer = nn.Linear(width, hidden_size)
-        nn.init.normal_(self.inner.weight, std=0.02)
-        for parameter in (self.inner.bias, self.outer.weight, self.outer.bias):
-            nn.init.zeros_(parameter)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return (..., D) for hidden states (..., D)."""
-        output: torch.Tensor = self.outer(gelu(self.inner(hidden)))
-        return output
+    return nn.ModuleList(Adapter(hidden_size, width, activation="gelu", dropout=0.0, up_std=0.0) for _ in range(count))
 
 
 def copies(block: nn.Module, count: int, noise: float) -> nn.ModuleList:
@@ -72,16 +54,3 @@ def mix(weights: torch.Tensor, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
 def numbered(name: str, count: int) -> list[str]:
     """Return names of experts: name_0, name_1, ..."""
     return [f"{name}_{number}" for number in range(count)]
-
-
-def check_num_expert_layers(num_expert_layers: int, num_blocks: int) -> None:
-    """Refuse experts in more blocks than there are.
-
-    Raises:
-        UserError: naming the setting.
-    """
-    if num_expert_layers > num_blocks:
-        raise UserError(
-            f"sharing.num_expert_layers: found {num_expert_layers}, but the encoder has {num_blocks} blocks; allowed: "
-            f"1 to {num_blocks}"
-        )

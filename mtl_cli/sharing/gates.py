@@ -17,7 +17,7 @@ from torch import nn
 from mtl_cli.encoders import Encoder, Layout
 from mtl_cli.sharing.auxiliary import add_auxiliary_loss
 from mtl_cli.sharing.learnt import Learnt
-from mtl_cli.sharing.rows import apply_by_task, part_of
+from mtl_cli.sharing.rows import apply_by_task, is_real, part_of, real_tokens
 from mtl_cli.sharing.task_modules import TaskModules
 from mtl_cli.sharing.wrappers import mark
 from mtl_cli.types import UserError
@@ -327,17 +327,6 @@ def mean_of_rows(values: torch.Tensor, layout: Layout) -> torch.Tensor:
         return (sum_BC / lengths_B1).index_select(0, row_N)[None]
     sum_B1C = values.masked_fill(~is_real(values, layout)[..., None], 0.0).sum(1, keepdim=True)
     return (sum_B1C / lengths_B1[..., None]).expand_as(values)
-
-
-def real_tokens(values: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """Return the values of the tokens, (N, C), padding left out."""
-    return values[0] if layout.packed else values[is_real(values, layout)]
-
-
-def is_real(values: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """Return which places of padded values, (B, T, C), hold a token, (B, T); T may be more than these rows need."""
-    place_T = torch.arange(values.shape[1], device=values.device)
-    return place_T < layout.row_lengths(values.device)[:, None]
 
 
 def uses_of(encoder: Encoder, kind: type[CountsUse]) -> dict[int, list[GateUse]]:

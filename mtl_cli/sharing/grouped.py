@@ -58,6 +58,19 @@ class Grouped(SharingStrategy):
         """Refuse to share all blocks."""
         check_num_shared_layers(self.num_shared_layers, num_blocks)
 
+    def warnings(self, task_names: Sequence[str], num_blocks: int) -> list[str]:
+        """Say what no groups come to, and name shared blocks of a single group."""
+        num_tasks = len(task_names)
+        if not self.groups and num_tasks > 1:
+            shared = "their upper blocks are their own" if self.num_shared_layers else "nothing is shared"
+            return [
+                f"sharing.groups: found none, so that each of the {num_tasks} tasks is a group by itself and {shared}; "
+                "name them with sharing.groups=[[TASK,TASK],[TASK]]"
+            ]
+        if num_tasks > 1 and any(len(group) == num_tasks for group in self.groups):
+            return self.without_effect("num_shared_layers", why="with all tasks in one group")
+        return []
+
     def num_shared_blocks(self, num_blocks: int) -> int:
         """Return the number of blocks below the groups' own, or all of them where a group has several tasks."""
         return num_blocks if any(len(group) > 1 for group in self.groups) else self.num_shared_layers

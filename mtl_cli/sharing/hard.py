@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mtl_cli.encoders import Encoder
+from mtl_cli.sharing.columns import ColumnBlock
 from mtl_cli.sharing.strategy import SharingStrategy
-from mtl_cli.sharing.task_blocks import TaskBlocks
 from mtl_cli.types import NonNegativeInt, UserError
 
 
@@ -39,10 +39,10 @@ class HardSharing(SharingStrategy):
         return num_blocks if self.num_shared_layers is None else self.num_shared_layers
 
     def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
-        """Replace the blocks above the shared ones by `TaskBlocks`."""
+        """Replace the blocks above the shared ones by a copy a task."""
         if self.num_shared_layers is None:
             return
         blocks = encoder.require_blocks("sharing.num_shared_layers")
         self.check_num_blocks(len(blocks))
         for index in range(self.num_shared_layers, len(blocks)):
-            blocks[index] = TaskBlocks(blocks[index], list(task_names))
+            blocks[index] = ColumnBlock.of_tasks(blocks[index], task_names)

@@ -144,6 +144,12 @@ class Hierarchical(SharingStrategy):
                 f"tasks in lists until there are at most {num_blocks}."
             )
 
+    def warnings(self, task_names: Sequence[str], num_blocks: int) -> list[str]:
+        """Name the width of embeddings that there are not."""
+        if self.label_embeddings:
+            return []
+        return self.without_effect("label_embedding_size", why="with label_embeddings=false")
+
     def levels_of(self, task_names: Sequence[str], num_blocks: int) -> dict[str, int]:
         """Return how many blocks are below each task's head."""
         found = dict.fromkeys(task_names, num_blocks)

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.nn.functional import layer_norm, linear, normalize
 
-from mtl_cli.encoders import Encoder
+from mtl_cli.encoders import Encoder, EncoderShape
+from mtl_cli.encoders.sites import check_sites
 from mtl_cli.precision import wide_dtype
 from mtl_cli.sharing.adapter_layers import ACTIVATIONS, PLACEMENTS, Activation, Placement
 from mtl_cli.sharing.learnt import Learnt
@@ -22,7 +23,7 @@ from mtl_cli.sharing.rows import apply_by_task
 from mtl_cli.sharing.small_modules import INIT_STD, SmallModules, block_names, product_norm
 from mtl_cli.sharing.task_modules import TaskModules
 from mtl_cli.sharing.wrappers import Wrapper, replace_module
-from mtl_cli.types import NonNegativeInt, PositiveInt
+from mtl_cli.types import PositiveInt
 
 if TYPE_CHECKING:
     from mtl_cli.model import MultiTaskModel
@@ -63,7 +64,7 @@ class HyperAdapter(SmallModules):
         projector_size: width of the MLP's hidden layer.
         activation: a.
         conditional_norm: whether the adapter's output is normalised, with a gain and a shift of the task's.
-        blocks: numbers of the blocks with adapters, from 0 for the lowest; None: all.
+        blocks: numbers of the blocks with adapters, 0 the lowest, -1 the highest; None: all.
         train_encoder: whether the encoder is trained, too.
         train_norms: with a frozen encoder, whether its layer normalisations are trained all the same, by all tasks.
     """
@@ -76,13 +77,17 @@ class HyperAdapter(SmallModules):
     projector_size: PositiveInt = 128
     activation: Activation = "gelu"
     conditional_norm: bool = True
-    blocks: list[NonNegativeInt] | None = None
+    blocks: list[int] | None = None
     train_encoder: bool = True
     train_norms: bool = True
 
     def shares_parameters(self) -> bool:
         """The hypernetwork is always shared."""
         return True
+
+    def check_encoder(self, encoder: EncoderShape) -> None:
+        """Refuse families whose layers are not known."""
+        check_sites(encoder.family, PLACEMENTS[self.placement], "sharing.placement")
 
     def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
         """Put the network into the encoder's extras, and what uses it behind the projections."""

@@ -11,28 +11,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mtl_cli.encoders import Encoder
-from mtl_cli.encoders.sites import SiteName
 from mtl_cli.sharing.learnt import Learnt
-from mtl_cli.sharing.lora_layers import (
-    LowRankUpdate,
-    OneForAll,
-    OneForEach,
-    RankScaling,
-    add_low_rank_updates,
-    check_targets,
-    named_updates,
-    scaling_of,
-)
-from mtl_cli.sharing.strategy import SharingStrategy
-from mtl_cli.types import PositiveFloat, PositiveInt, Probability
+from mtl_cli.sharing.lora_layers import LowRankUpdate, OneForAll, OneForEach, named_updates
+from mtl_cli.sharing.low_rank_sharing import LowRankSharing
 
 if TYPE_CHECKING:
     from mtl_cli.model import MultiTaskModel
 
 
 @dataclass(kw_only=True)
-class LoRA(SharingStrategy):
+class LoRA(LowRankSharing):
     """Each task has low-rank updates of its own of some of the encoder's weights.
 
     A linear layer computes, for the rows of task t,
@@ -61,16 +49,7 @@ class LoRA(SharingStrategy):
         train_encoder: whether the encoder is trained, too; the paper freezes it.
     """
 
-    rank: PositiveInt = 8
-    alpha: PositiveFloat = 16.0
-    rank_scaling: RankScaling = "standard"
-    dropout: Probability = 0.05
-    targets: list[SiteName] | None = None
     per_task: bool = True
-    train_encoder: bool = False
-
-    def __post_init__(self) -> None:
-        check_targets(self.targets)
 
     @property
     def why_no_representation(self) -> str | None:  # type: ignore[override]
@@ -85,23 +64,11 @@ class LoRA(SharingStrategy):
         """Return how many blocks hold what several tasks train: all or none."""
         return num_blocks if self.shares_parameters() else 0
 
-    def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
-        """Add the updates to the layers of all blocks."""
-
-        def make(num_inputs: int, num_outputs: int) -> LowRankUpdate:
-            if self.per_task:
-                return OneForEach(num_inputs, num_outputs, self.rank, task_names)
-            return OneForAll(num_inputs, num_outputs, self.rank)
-
-        scaling = scaling_of(self.alpha, self.rank, self.rank_scaling)
-        add_low_rank_updates(
-            encoder,
-            self.targets,
-            make,
-            scaling=scaling,
-            dropout=self.dropout,
-            train_encoder=self.train_encoder,
-        )
+    def new_update(self, num_inputs: int, num_outputs: int, task_names: Sequence[str]) -> LowRankUpdate:
+        """Return a low-rank matrix a task, or one for all."""
+        if self.per_task:
+            return OneForEach(num_inputs, num_outputs, self.rank, task_names)
+        return OneForAll(num_inputs, num_outputs, self.rank)
 
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
         """Return how large the updates of each block are: a row a task, or one for all."""

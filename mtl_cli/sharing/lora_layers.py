@@ -44,9 +44,9 @@ class LowRank(nn.Module):
         self.down = nn.Linear(num_inputs, rank, bias=False)
         self.up = zero_linear(rank, num_outputs)
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor, scaling: float) -> torch.Tensor:
         """Return what is added to a layer's outputs (..., O) for inputs (..., D)."""
-        added: torch.Tensor = self.up(self.down(inputs))
+        added: torch.Tensor = self.up(self.down(inputs) * scaling)
         return added
 
     def norm(self) -> torch.Tensor:
@@ -65,8 +65,11 @@ def zero_linear(num_inputs: int, num_outputs: int) -> nn.Linear:
 class LowRankUpdate(nn.Module):
     """What is added to the outputs of a layer, or of a part of one."""
 
-    def forward(self, inputs: torch.Tensor, layout: Layout) -> torch.Tensor:
-        """Return what is added, (..., O), for the layer's inputs, (..., D), of the rows of a layout."""
+    def forward(self, inputs: torch.Tensor, layout: Layout, scaling: float) -> torch.Tensor:
+        """Return what is added, (..., O), for the layer's inputs, (..., D), of the rows of a layout.
+
+        It is multiplied by `scaling` where it is narrowest.
+        """
         raise NotImplementedError
 
 
@@ -81,9 +84,9 @@ class OneForAll(LowRankUpdate):
         """Return the matrix, whatever the task."""
         return self.matrix
 
-    def forward(self, inputs: torch.Tensor, layout: Layout) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor, layout: Layout, scaling: float) -> torch.Tensor:
         """Use the one matrix for the rows of all tasks at once."""
-        added: torch.Tensor = self.matrix(inputs)
+        added: torch.Tensor = self.matrix(inputs, scaling)
         return added
 
 
@@ -100,9 +103,9 @@ class OneForEach(LowRankUpdate):
         assert isinstance(own, LowRank)
         return own
 
-    def forward(self, inputs: torch.Tensor, layout: Layout) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor, layout: Layout, scaling: float) -> torch.Tensor:
         """Use each task's matrix for its rows."""
-        return apply_by_task(lambda task, part: self.matrix_of(task)(part), inputs, layout)
+        return apply_by_task(lambda task, part: self.matrix_of(task)(part, scaling), inputs, layout)
 
 
 class TaskTransform(nn.Module):
@@ -147,9 +150,9 @@ class MixedUpProjections(LowRankUpdate):
         self.up = zero_linear(num_up_projections * rank, num_outputs)
         self.of_task = TaskModules({task: TaskTransform(rank, num_up_projections) for task in task_names})
 
-    def forward(self, inputs: torch.Tensor, layout: Layout) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor, layout: Layout, scaling: float) -> torch.Tensor:
         """Project the tokens of all tasks down and up at once; between the two, each task's go their own way."""
-        added: torch.Tensor = self.up(apply_by_task(self._transform, self.down(inputs), layout))
+        added: torch.Tensor = self.up(apply_by_task(self._transform, self.down(inputs) * scaling, layout))
         return added
 
     def own(self, task: str) -> TaskTransform:
@@ -193,7 +196,7 @@ class LowRankLayer(Wrapper):
         layout, inputs = self.layout(), self.dropout(inputs)
         parts, done = [], 0
         for name, place in sorted(self._outputs.items(), key=lambda item: item[1].start):
-            added = self.updates[name](inputs, layout) * self.scaling
+            added = self.updates[name](inputs, layout, self.scaling)
             parts += [outputs[..., done : place.start], outputs[..., place] + added.to(outputs.dtype)]
             done = place.stop
         parts.append(outputs[..., done:])

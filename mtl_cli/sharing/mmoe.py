@@ -6,36 +6,28 @@ Shapes: D hidden width, E experts. "..." stands for (1, N) where rows are packed
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from mtl_cli.encoders import Encoder
-from mtl_cli.sharing.experts import FeedForwardExpert, check_num_expert_layers, copies, mix, numbered
-from mtl_cli.sharing.gates import (
-    GateLevel,
-    GateName,
-    TaskGates,
-    check_num_selected,
-    forget_uses,
-    learnt_by_gates,
-    make_gate,
-    uses_of,
-)
+from mtl_cli.encoders import Encoder, EncoderShape
+from mtl_cli.encoders.sites import check_sites
+from mtl_cli.sharing.block_numbers import block_numbers
+from mtl_cli.sharing.experts import bottlenecks, copies, mix, numbered
+from mtl_cli.sharing.gated_experts import GatedExperts
+from mtl_cli.sharing.gates import TaskGates, learnt_by_gates, uses_of
 from mtl_cli.sharing.learnt import Learnt
-from mtl_cli.sharing.strategy import SharingStrategy
 from mtl_cli.sharing.wrappers import Wrapper, hidden_of, replace_module, with_hidden
-from mtl_cli.types import NonNegativeFloat, PositiveFloat, PositiveInt
+from mtl_cli.types import PositiveInt
 
 if TYPE_CHECKING:
     from mtl_cli.model import MultiTaskModel
 
 
 @dataclass(kw_only=True)
-class MMoE(SharingStrategy):
+class MMoE(GatedExperts):
     """Experts that all tasks share, and a gate a task that mixes them.
 
     In the place of one function f of the hidden state h there are E of them, and task k sees
@@ -58,7 +50,7 @@ class MMoE(SharingStrategy):
     Attributes:
         experts: what is an expert.
         num_experts: E. The paper used 8; 4 keeps "block" affordable (not tuned).
-        num_expert_layers: blocks with experts, counted from the highest.
+        blocks: numbers of the blocks with experts, 0 the lowest, -1 the highest; None: all.
         expert_width: outputs of a bottleneck's first layer ("feed_forward"). Houlsby et al. (ICML 2019) found 8 to 256
             to do about as well as one another for a single bottleneck a layer.
         expert_noise: noise in the weights of the copies of a block, in units of each matrix's standard deviation; the
@@ -77,64 +69,35 @@ class MMoE(SharingStrategy):
             power of 2; 1 in the authors' code.
     """
 
-    experts: Literal["block", "feed_forward"] = "feed_forward"
     num_experts: PositiveInt = 4
-    num_expert_layers: PositiveInt = 2
-    expert_width: PositiveInt = 128
-    expert_noise: NonNegativeFloat = 0.01
-    gate: GateName = "softmax"
-    gate_level: GateLevel = "token"
-    gate_lr_factor: PositiveFloat = 1.0
-    num_selected: PositiveInt = 2
-    gamma: PositiveFloat = 1.0
-    selector_entropy: NonNegativeFloat = 1e-3
-    surplus_penalty: NonNegativeFloat = 1.0
+    blocks: list[int] | None = field(default_factory=lambda: [-2, -1])
 
-    def __post_init__(self) -> None:
-        check_num_selected(self.gate, self.num_selected, self.num_experts)
+    def gate_columns(self) -> list[str]:
+        """Return the names of the experts."""
+        return numbered("expert", self.num_experts)
 
     def check_num_blocks(self, num_blocks: int) -> None:
-        """Refuse experts in more blocks than there are."""
-        check_num_expert_layers(self.num_expert_layers, num_blocks)
+        """Refuse experts in blocks that do not exist."""
+        block_numbers(self.blocks, num_blocks)
+
+    def check_encoder(self, encoder: EncoderShape) -> None:
+        """Refuse families whose layers are not known, where bottlenecks need them."""
+        if self.experts == "feed_forward":
+            check_sites(encoder.family, ["feed_forward_output"], "sharing.experts")
 
     def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
-        """Put experts and gates into the highest blocks."""
-        blocks = encoder.require_blocks("sharing.num_expert_layers")
-        self.check_num_blocks(len(blocks))
-        for index in range(len(blocks) - self.num_expert_layers, len(blocks)):
+        """Put experts and gates into the blocks."""
+        blocks = encoder.require_blocks("sharing.blocks")
+        for index in block_numbers(self.blocks, len(blocks)):
             block = blocks[index]
             if self.experts == "block":
                 others = copies(block, self.num_experts - 1, self.expert_noise)
-                blocks[index] = MixedBlocks(block, others, self._gates(encoder, task_names))
+                blocks[index] = MixedBlocks(block, others, self.gates_for(encoder, task_names))
                 continue
             for site in encoder.sites(block, "feed_forward_output", "sharing.experts"):
-                experts = nn.ModuleList(
-                    FeedForwardExpert(encoder.hidden_size, self.expert_width) for _ in range(self.num_experts)
-                )
+                experts = bottlenecks(self.num_experts, encoder.hidden_size, self.expert_width)
                 layer = block.get_submodule(site.path)
-                replace_module(block, site.path, WithExperts(layer, experts, self._gates(encoder, task_names)))
-
-    def _gates(self, encoder: Encoder, task_names: Sequence[str]) -> TaskGates:
-        return TaskGates(
-            task_names,
-            partial(
-                make_gate,
-                kind=self.gate,
-                num_experts=self.num_experts,
-                num_selected=self.num_selected,
-                gamma=self.gamma,
-                selector_entropy=self.selector_entropy,
-                surplus_penalty=self.surplus_penalty,
-            ),
-            encoder.hidden_size,
-            numbered("expert", self.num_experts),
-            self.gate_level,
-            lr_factor=self.gate_lr_factor,
-        )
-
-    def forget_usage(self, model: MultiTaskModel) -> None:
-        """Begin anew to count the gates' weights."""
-        forget_uses(model.encoder)
+                replace_module(block, site.path, WithExperts(layer, experts, self.gates_for(encoder, task_names)))
 
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
         """Return each task's mean weight of each expert, a block, and the entropy of its gates."""

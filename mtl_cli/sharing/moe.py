@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
-from mtl_cli.encoders import Encoder, Layout
+from mtl_cli.encoders import Encoder, EncoderShape, Layout
+from mtl_cli.encoders.sites import check_sites
 from mtl_cli.sharing.auxiliary import add_auxiliary_loss
-from mtl_cli.sharing.experts import FeedForwardExpert, numbered
-from mtl_cli.sharing.gates import CountsUse, GateLogits, forget_uses, learnt_by_gates, real_tokens, uses_of
+from mtl_cli.sharing.block_numbers import block_numbers
+from mtl_cli.sharing.experts import bottlenecks, numbered
+from mtl_cli.sharing.gates import CountsUse, GateLogits, forget_uses, learnt_by_gates, uses_of
 from mtl_cli.sharing.learnt import Learnt
+from mtl_cli.sharing.rows import real_tokens
 from mtl_cli.sharing.strategy import SharingStrategy
 from mtl_cli.sharing.task_modules import TaskModules
 from mtl_cli.sharing.wrappers import Wrapper, mark, replace_module
@@ -59,7 +63,7 @@ class MoE(SharingStrategy):
         num_experts: E.
         top_k: k.
         expert_width: outputs of a bottleneck's first layer; each token passes k of them.
-        expert_blocks: numbers of the blocks with experts, 0 the lowest; None: all.
+        blocks: numbers of the blocks with experts, 0 the lowest, -1 the highest; None: all.
         task_conditioned: whether the router knows the task (u_t); without it nothing but the heads is a task's own.
         router_noise: standard deviation of normal noise on the logits in training. Shazeer et al. learn it, token by
             token; here it is one number.
@@ -73,7 +77,7 @@ class MoE(SharingStrategy):
     num_experts: PositiveInt = 8
     top_k: PositiveInt = 2
     expert_width: PositiveInt = 64
-    expert_blocks: list[int] | None = None
+    blocks: list[int] | None = None
     task_conditioned: bool = True
     router_noise: NonNegativeFloat = 0.0
     load_balance: NonNegativeFloat = 0.01
@@ -90,33 +94,33 @@ class MoE(SharingStrategy):
     @property
     def why_no_representation(self) -> str | None:  # type: ignore[override]
         """A router that knows the task stands in its block."""
-        lowest = self.expert_blocks is None or 0 in self.expert_blocks
+        lowest = self.blocks is None or 0 in self.blocks
         return "routers know the task in the lowest block already" if lowest and self.task_conditioned else None
 
     def check_num_blocks(self, num_blocks: int) -> None:
         """Refuse blocks that do not exist."""
-        chosen = self.expert_blocks
-        if chosen is None:
-            return
-        if not chosen or len(set(chosen)) < len(chosen) or any(number not in range(num_blocks) for number in chosen):
-            raise UserError(
-                f"sharing.expert_blocks: found {chosen}; allowed: one or more different numbers from 0 (the lowest "
-                f"block) to {num_blocks - 1}, or null for all blocks"
-            )
+        block_numbers(self.blocks, num_blocks)
+
+    def check_encoder(self, encoder: EncoderShape) -> None:
+        """Refuse families whose layers are not known."""
+        check_sites(encoder.family, ["feed_forward_output"], "sharing.blocks")
+
+    def warnings(self, task_names: Sequence[str], num_blocks: int) -> list[str]:
+        """Name the balance loss where every token goes to every expert."""
+        if self.top_k < self.num_experts:
+            return []
+        return self.without_effect("load_balance", why="with as many experts a token as there are (top_k)")
 
     def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
         """Put experts and a router behind the feed-forward layers."""
-        blocks = encoder.require_blocks("sharing.expert_blocks")
-        self.check_num_blocks(len(blocks))
+        blocks = encoder.require_blocks("sharing.blocks")
         if not self.train_encoder:
             encoder.requires_grad_(False)
-        for index in range(len(blocks)) if self.expert_blocks is None else self.expert_blocks:
+        for index in block_numbers(self.blocks, len(blocks)):
             block = blocks[index]
-            for site in encoder.sites(block, "feed_forward_output", "sharing.expert_blocks"):
+            for site in encoder.sites(block, "feed_forward_output", "sharing.blocks"):
                 router = Router(self, encoder.hidden_size, task_names)
-                experts = nn.ModuleList(
-                    FeedForwardExpert(encoder.hidden_size, self.expert_width) for _ in range(self.num_experts)
-                )
+                experts = bottlenecks(self.num_experts, encoder.hidden_size, self.expert_width)
                 layer = block.get_submodule(site.path)
                 replace_module(block, site.path, WithRoutedExperts(layer, experts, router))
 
@@ -227,11 +231,38 @@ class WithRoutedExperts(Wrapper):
         choice = experts_Nk.flatten()
         # Tokens in the order of their experts, each as often as it has experts.
         order = choice.argsort(stable=True)
+        back = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=order.device))
         counts = choice.bincount(minlength=len(self.experts)).tolist()
-        sorted_tokens = tokens_ND.index_select(0, order // self.router.top_k).split(counts)
+        chosen: torch.Tensor = _ByExpert.apply(tokens_ND, order, back, self.router.top_k)
+        sorted_tokens = chosen.split(counts)
         # Experts without tokens run on none: their gradients are then 0, in every process alike.
         outputs = torch.cat([expert(part) for expert, part in zip(self.experts, sorted_tokens, strict=True)])
         # Back in the order of the choices: a sum over k in a fixed order, where adding by index would have none.
-        back = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=order.device))
-        outputs_NkD = outputs.index_select(0, back).unflatten(0, experts_Nk.shape)
-        return (gates_Nk[..., None] * outputs_NkD).sum(1)
+        in_order: torch.Tensor = _ByExpert.apply(outputs, back, order, 1)
+        return (gates_Nk[..., None] * in_order.unflatten(0, experts_Nk.shape)).sum(1)
+
+
+class _ByExpert(torch.autograd.Function):
+    """Rows, each `times` times, in another order; backwards they are read in turn, where PyTorch adds up row by row.
+
+    Args:
+        rows_ND: the rows.
+        order: a permutation of N times `times` numbers, of which n stands for row n // times.
+        back: its inverse.
+        times: how often each row is taken.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows_ND: torch.Tensor, order: torch.Tensor, back: torch.Tensor, times: int) -> torch.Tensor:
+        ctx.save_for_backward(back)
+        ctx.times = times
+        return rows_ND.index_select(0, order if times == 1 else order // times)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (back,) = ctx.saved_tensors
+        gradient = gradient.index_select(0, back)
+        if ctx.times > 1:
+            gradient = gradient.unflatten(0, (-1, ctx.times)).sum(1)
+        return gradient, None, None, None

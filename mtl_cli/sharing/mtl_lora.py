@@ -11,27 +11,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mtl_cli.encoders import Encoder
-from mtl_cli.encoders.sites import SiteName
 from mtl_cli.sharing.learnt import Learnt
-from mtl_cli.sharing.lora_layers import (
-    LowRankUpdate,
-    MixedUpProjections,
-    RankScaling,
-    add_low_rank_updates,
-    check_targets,
-    named_updates,
-    scaling_of,
-)
-from mtl_cli.sharing.strategy import SharingStrategy
-from mtl_cli.types import PositiveFloat, PositiveInt, Probability
+from mtl_cli.sharing.lora_layers import LowRankUpdate, MixedUpProjections, named_updates
+from mtl_cli.sharing.low_rank_sharing import LowRankSharing
+from mtl_cli.types import PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
     from mtl_cli.model import MultiTaskModel
 
 
 @dataclass(kw_only=True)
-class MTLLoRA(SharingStrategy):
+class MTLLoRA(LowRankSharing):
     """Tasks share low-rank updates of the encoder's weights, each with a transformation and a mixture of its own.
 
     A linear layer computes, for the rows of task t,
@@ -60,40 +50,25 @@ class MTLLoRA(SharingStrategy):
         train_encoder: whether the encoder is trained, too; the paper freezes it.
     """
 
-    rank: PositiveInt = 8
-    alpha: PositiveFloat = 16.0
-    rank_scaling: RankScaling = "standard"
     num_up_projections: PositiveInt = 3
     temperature: PositiveFloat = 0.5
-    dropout: Probability = 0.05
-    targets: list[SiteName] | None = None
-    train_encoder: bool = False
-
-    def __post_init__(self) -> None:
-        check_targets(self.targets)
 
     @property
     def why_no_representation(self) -> str | None:  # type: ignore[override]
         """Each block has task-specific parts."""
         return "each block holds transformations of the tasks' own"
 
-    def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
-        """Add the updates to the layers of all blocks."""
-
-        def make(num_inputs: int, num_outputs: int) -> LowRankUpdate:
-            return MixedUpProjections(
-                num_inputs, num_outputs, self.rank, task_names, self.num_up_projections, self.temperature
-            )
-
-        scaling = scaling_of(self.alpha, self.rank, self.rank_scaling)
-        add_low_rank_updates(
-            encoder,
-            self.targets,
-            make,
-            scaling=scaling,
-            dropout=self.dropout,
-            train_encoder=self.train_encoder,
+    def new_update(self, num_inputs: int, num_outputs: int, task_names: Sequence[str]) -> LowRankUpdate:
+        """Return shared projections with a transformation and a mixture a task."""
+        return MixedUpProjections(
+            num_inputs, num_outputs, self.rank, task_names, self.num_up_projections, self.temperature
         )
+
+    def warnings(self, task_names: Sequence[str], num_blocks: int) -> list[str]:
+        """Name the temperature of a mixture of one."""
+        if self.num_up_projections > 1:
+            return []
+        return self.without_effect("temperature", why="with num_up_projections=1")
 
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
         """Return a matrix a block: how much of each layer's up-projections each task takes.

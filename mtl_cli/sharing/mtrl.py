@@ -5,7 +5,6 @@ Shapes: P parameters of a task, K tasks.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
@@ -13,12 +12,12 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
-from mtl_cli.encoders import Encoder
+from mtl_cli.encoders import Encoder, EncoderShape
 from mtl_cli.sharing.adapter_layers import Activation, Placement, adapted_layers
 from mtl_cli.sharing.adapters import Adapters
 from mtl_cli.sharing.learnt import Learnt
 from mtl_cli.sharing.strategy import TrainingMoment
-from mtl_cli.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability, UserError
+from mtl_cli.types import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, UserError
 
 if TYPE_CHECKING:
     from mtl_cli.model import MultiTaskModel
@@ -65,7 +64,7 @@ class MTRL(Adapters):
         activation: of the adapters.
         dropout: of the adapters.
         up_std: of the adapters' upper layers' first weights.
-        blocks: numbers of the blocks with adapters, from 0 for the lowest; None: all.
+        blocks: numbers of the blocks with adapters, 0 the lowest, -1 the highest; None: all.
         train_encoder: whether the encoder is trained, too.
         train_norms: with a frozen encoder, whether its layer normalisations are trained all the same, by all tasks.
     """
@@ -80,7 +79,7 @@ class MTRL(Adapters):
     activation: Activation = "gelu"
     dropout: Probability = 0.0
     up_std: NonNegativeFloat = 0.0
-    blocks: list[NonNegativeInt] | None = None
+    blocks: list[int] | None = None
     train_encoder: bool = True
     train_norms: bool = True
 
@@ -89,6 +88,19 @@ class MTRL(Adapters):
         """None where only heads are the tasks' own."""
         return Adapters.why_no_representation if self.prior_on == "adapters" else None
 
+    def check_encoder(self, encoder: EncoderShape) -> None:
+        """Refuse families whose layers are not known, where adapters need them."""
+        if self.prior_on == "adapters":
+            super().check_encoder(encoder)
+
+    def warnings(self, task_names: Sequence[str], num_blocks: int) -> list[str]:
+        """Name settings of adapters where there are none."""
+        found = super().warnings(task_names, num_blocks)
+        if self.prior_on == "adapters":
+            return found
+        of_adapters = [field.name for field in fields(Adapters) if field.name not in ("train_encoder", "train_norms")]
+        return found + self.without_effect(*of_adapters, why="with prior_on=heads: there are no adapters")
+
     def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
         """Put the covariance into the encoder's extras, and adapters into the blocks."""
         encoder.extras["mtrl"] = TaskCovariance(len(task_names))
@@ -96,15 +108,6 @@ class MTRL(Adapters):
             super().attach(encoder, task_names)
             _start_alike(_parameters_of_adapters(encoder, task_names))
             return
-        idle = [
-            field.name
-            for field in fields(Adapters)
-            if field.name not in ("train_encoder", "train_norms") and getattr(self, field.name) != field.default
-        ]
-        if idle:
-            warnings.warn(
-                f"sharing.{idle[0]} has no effect with sharing.prior_on=heads: there are no adapters", stacklevel=2
-            )
         self.freeze(encoder)
 
     def attach_heads(self, model: MultiTaskModel) -> None:

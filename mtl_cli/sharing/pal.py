@@ -14,14 +14,15 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from mtl_cli.encoders import Encoder, Layout
+from mtl_cli.encoders import Encoder, EncoderShape, Layout
 from mtl_cli.encoders.attention import packed_attention
+from mtl_cli.encoders.sites import check_sites
 from mtl_cli.sharing.learnt import Learnt
 from mtl_cli.sharing.rows import apply_by_task
 from mtl_cli.sharing.small_modules import INIT_STD, SmallModules, block_names, product_norm
 from mtl_cli.sharing.task_modules import TaskModules
 from mtl_cli.sharing.wrappers import Wrapper, replace_module
-from mtl_cli.types import NonNegativeInt, PositiveInt, Probability, UserError
+from mtl_cli.types import PositiveInt, Probability, UserError
 
 if TYPE_CHECKING:
     from mtl_cli.model import MultiTaskModel
@@ -59,7 +60,7 @@ class PAL(SmallModules):
             width (204 of 768), rounded to a multiple of the heads.
         num_heads: heads of the tasks' attention; None: as many as the encoder's attention has, 12 in the paper.
         dropout: share of the tasks' attention weights set to zero in training; BERT's value.
-        blocks: numbers of the blocks with such a layer, from 0 for the lowest; None: all.
+        blocks: numbers of the blocks with such a layer, 0 the lowest, -1 the highest; None: all.
         train_encoder: whether the encoder is trained, too, as in the paper.
         train_norms: with a frozen encoder, whether its layer normalisations are trained all the same, by all tasks.
     """
@@ -67,14 +68,19 @@ class PAL(SmallModules):
     hidden_size: PositiveInt | None = None
     num_heads: PositiveInt | None = None
     dropout: Probability = 0.1
-    blocks: list[NonNegativeInt] | None = None
+    blocks: list[int] | None = None
     train_encoder: bool = True
     train_norms: bool = True
+
+    def check_encoder(self, encoder: EncoderShape) -> None:
+        """Refuse families whose layers are not known, and a width that the heads do not divide."""
+        check_sites(encoder.family, ["feed_forward_output"], "sharing.hidden_size")
+        self.sizes(encoder.hidden_size, encoder.num_heads)
 
     def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
         """Put the tasks' attention beside the blocks, and their projections into the encoder's extras."""
         blocks = self.chosen_blocks(encoder, "sharing.hidden_size")
-        width, num_heads = self.sizes(encoder.hidden_size, encoder.model.config.num_attention_heads)
+        width, num_heads = self.sizes(encoder.hidden_size, encoder.shape.num_heads)
         self.freeze(encoder)
         projections = {task: Projections(encoder.hidden_size, width) for task in task_names}
         encoder.extras["pal"] = TaskModules(projections)

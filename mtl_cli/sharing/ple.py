@@ -7,40 +7,29 @@ Shapes: K tasks, D hidden width, E experts that a gate sees. "..." stands for (1
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
 from mtl_cli.encoders import Encoder, Layout
-from mtl_cli.sharing.experts import FeedForwardExpert, check_num_expert_layers, copies, mix, numbered
-from mtl_cli.sharing.gates import (
-    GateLevel,
-    GateName,
-    SoftmaxGate,
-    TaskGates,
-    at_level,
-    check_num_selected,
-    forget_uses,
-    learnt_by_gates,
-    make_gate,
-    uses_of,
-)
+from mtl_cli.sharing.block_numbers import block_numbers
+from mtl_cli.sharing.experts import bottlenecks, copies, mix, numbered
+from mtl_cli.sharing.gated_experts import GatedExperts
+from mtl_cli.sharing.gates import SoftmaxGate, TaskGates, at_level, learnt_by_gates, uses_of
 from mtl_cli.sharing.learnt import Learnt
 from mtl_cli.sharing.rows import part_of, run_each, split_dim
-from mtl_cli.sharing.strategy import SharingStrategy
 from mtl_cli.sharing.task_modules import TaskModules
 from mtl_cli.sharing.wrappers import Wrapper, hidden_of, mark, with_hidden
-from mtl_cli.types import NonNegativeFloat, PositiveFloat, PositiveInt
+from mtl_cli.types import PositiveInt
 
 if TYPE_CHECKING:
     from mtl_cli.model import MultiTaskModel
 
 
 @dataclass(kw_only=True)
-class PLE(SharingStrategy):
+class PLE(GatedExperts):
     """Experts that all tasks share beside experts of each task, in several levels.
 
     A level has a state for each task, x^k, and one that is shared, x^s. Task k's experts f^k_i look at x^k and the
@@ -64,7 +53,7 @@ class PLE(SharingStrategy):
     shared ones, a gate for all tasks in which the places of the own experts mean each task's: two states, no cost
     that grows with K, and experts that only their task ever trains.
 
-    With "block", experts are copies of whole blocks and a level is a block, the `num_expert_layers` highest: own and
+    With "block", experts are copies of whole blocks and a level is a block, of those in `blocks`: own and
     shared copies mixed by the task's gate on the block's input. A row has one state, which all experts of the next
     level see: each level is the paper's customized gate control (CGC), and there is no shared gate. A row costs as
     much as `num_shared_experts` + `num_task_experts` blocks.
@@ -75,7 +64,7 @@ class PLE(SharingStrategy):
         num_task_experts: experts of each task of a level.
         num_levels: levels ("feed_forward"); the paper has 2.
         shared_gate: which experts the shared gate sees ("feed_forward").
-        num_expert_layers: levels, each a block, counted from the highest ("block").
+        blocks: numbers of the blocks that are levels, 0 the lowest, -1 the highest; None: all ("block").
         expert_width: outputs of a bottleneck's first layer ("feed_forward").
         expert_noise: noise in the weights of the copies of a block, in units of each matrix's standard deviation
             ("block"); the first shared expert is the block as it was.
@@ -89,68 +78,46 @@ class PLE(SharingStrategy):
         surplus_penalty: weight of what keeps the selectors from numbers that name no expert, as in `MMoE`.
     """
 
-    experts: Literal["block", "feed_forward"] = "feed_forward"
     num_shared_experts: PositiveInt = 2
     num_task_experts: PositiveInt = 1
     num_levels: PositiveInt = 2
     shared_gate: Literal["all", "own"] = "all"
-    num_expert_layers: PositiveInt = 1
-    expert_width: PositiveInt = 128
-    expert_noise: NonNegativeFloat = 0.01
-    gate: GateName = "softmax"
-    gate_level: GateLevel = "token"
-    gate_lr_factor: PositiveFloat = 1.0
-    num_selected: PositiveInt = 2
-    gamma: PositiveFloat = 1.0
-    selector_entropy: NonNegativeFloat = 1e-3
-    surplus_penalty: NonNegativeFloat = 1.0
+    blocks: list[int] | None = field(default_factory=lambda: [-1])
 
-    def __post_init__(self) -> None:
-        check_num_selected(self.gate, self.num_selected, self.num_shared_experts + self.num_task_experts)
+    def gate_columns(self) -> list[str]:
+        """Return the names of the experts that a task's gate sees."""
+        return numbered("own", self.num_task_experts) + numbered("shared", self.num_shared_experts)
+
+    def warnings(self, task_names: Sequence[str], num_blocks: int) -> list[str]:
+        """Name what is for the other kind of experts, and the shared gate where there is none."""
+        found = super().warnings(task_names, num_blocks)
+        if self.experts == "block":
+            return found + self.without_effect("num_levels", "shared_gate", why="with experts=block")
+        found += self.without_effect("blocks", why="with experts=feed_forward, which stand behind the last block")
+        return found + (self.without_effect("shared_gate", why="with num_levels=1") if self.num_levels == 1 else [])
 
     def check_num_blocks(self, num_blocks: int) -> None:
-        """Refuse experts in more blocks than there are."""
+        """Refuse experts in blocks that do not exist."""
         if self.experts == "block":
-            check_num_expert_layers(self.num_expert_layers, num_blocks)
+            block_numbers(self.blocks, num_blocks)
 
     def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
-        """Put experts and gates into the highest blocks, or behind the last."""
+        """Put experts and gates into the blocks, or behind the last."""
         blocks = encoder.require_blocks("sharing.experts")
-        self.check_num_blocks(len(blocks))
         if self.experts == "feed_forward":
             levels = [self._level(encoder, task_names, number) for number in range(1, self.num_levels + 1)]
             blocks[-1] = Extraction(blocks[-1], levels, task_names)
             return
-        for index in range(len(blocks) - self.num_expert_layers, len(blocks)):
+        for index in block_numbers(self.blocks, len(blocks)):
             own = TaskModules(
                 {task: copies(blocks[index], self.num_task_experts, self.expert_noise) for task in task_names}
             )
             shared = copies(blocks[index], self.num_shared_experts - 1, self.expert_noise)
-            blocks[index] = ControlledBlocks(blocks[index], shared, own, self._gates(encoder, task_names))
-
-    def _gates(self, encoder: Encoder, task_names: Sequence[str], serve_all: bool = False) -> TaskGates:
-        columns = numbered("own", self.num_task_experts) + numbered("shared", self.num_shared_experts)
-        return TaskGates(
-            task_names,
-            partial(
-                make_gate,
-                kind=self.gate,
-                num_experts=len(columns),
-                num_selected=self.num_selected,
-                gamma=self.gamma,
-                selector_entropy=self.selector_entropy,
-                surplus_penalty=self.surplus_penalty,
-            ),
-            encoder.hidden_size,
-            columns,
-            self.gate_level,
-            lr_factor=self.gate_lr_factor,
-            serve_all=serve_all,
-        )
+            blocks[index] = ControlledBlocks(blocks[index], shared, own, self.gates_for(encoder, task_names))
 
     def _level(self, encoder: Encoder, task_names: Sequence[str], number: int) -> ExtractionLevel:
         def experts(count: int) -> nn.ModuleList:
-            return nn.ModuleList(FeedForwardExpert(encoder.hidden_size, self.expert_width) for _ in range(count))
+            return bottlenecks(count, encoder.hidden_size, self.expert_width)
 
         everyone = self.shared_gate == "all"
         own = {task: experts(self.num_task_experts) for task in task_names}
@@ -164,13 +131,9 @@ class PLE(SharingStrategy):
         return ExtractionLevel(
             experts(self.num_shared_experts),
             nn.ModuleDict(own) if serve_all else TaskModules(own),
-            self._gates(encoder, task_names, serve_all=everyone and number < self.num_levels - 1),
+            self.gates_for(encoder, task_names, serve_all=everyone and number < self.num_levels - 1),
             shared_gate,
         )
-
-    def forget_usage(self, model: MultiTaskModel) -> None:
-        """Begin anew to count the gates' weights."""
-        forget_uses(model.encoder)
 
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
         """Return each task's mean weight of its own and the shared experts, and its gates' entropy."""

@@ -16,7 +16,7 @@ import torch
 
 from mtl_cli.encoders import Encoder, Layout, use_layout
 from mtl_cli.sharing.columns import check_num_shared_layers, make_columns
-from mtl_cli.sharing.rows import is_by_row, part_of
+from mtl_cli.sharing.rows import is_by_row, part_of, real_tokens
 from mtl_cli.sharing.strategy import SharingStrategy
 from mtl_cli.sharing.wrappers import Wrapper
 from mtl_cli.types import NonNegativeInt
@@ -81,11 +81,9 @@ def split_columns(hidden: torch.Tensor, num_columns: int) -> torch.Tensor:
     return hidden.reshape(num_columns, -1, hidden.shape[-1])
 
 
-def real_tokens(states_KMD: torch.Tensor, layout: Layout) -> torch.Tensor:
+def tokens_of_columns(states_KMD: torch.Tensor, layout: Layout) -> torch.Tensor:
     """Leave out padding: (K, N, D), tokens in the order of `layout`, the layout of the rows of the step."""
-    if layout.packed:
-        return states_KMD
-    return states_KMD.index_select(1, layout.padding(states_KMD.device).slot_of_token_N)
+    return real_tokens(states_KMD.unflatten(1, (1 if layout.packed else layout.num_rows, -1)), layout)
 
 
 def add_columns(

@@ -6,6 +6,8 @@ Shapes: B rows, T tokens of the longest row, N tokens of all rows, D hidden widt
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -36,19 +38,6 @@ def apply_by_task(
     return torch.cat([function(task, part) for task, part in zip(layout.tasks, parts, strict=True)], dim=dim)
 
 
-def part_of(value: Any, layout: Layout, task: str) -> Any:
-    """One task's part of an argument of a block; arguments that are the same for all rows stay as they are."""
-    if isinstance(value, Layout):
-        return value.of(task)
-    if isinstance(value, tuple | list):
-        return type(value)(part_of(item, layout, task) for item in value)
-    if isinstance(value, torch.Tensor) and is_by_row(value, layout):
-        dim, slices = split_dim(layout)
-        part = slices[task]
-        return value.narrow(dim, part.start, part.stop - part.start)
-    return value
-
-
 def is_by_row(value: torch.Tensor, layout: Layout) -> bool:
     """Whether a tensor is laid out as the hidden states are: by rows, or packed by tokens.
 
@@ -62,49 +51,112 @@ def is_by_row(value: torch.Tensor, layout: Layout) -> bool:
     return value.ndim > 2 or not value.is_floating_point()
 
 
-def join(outputs: list[Any], layout: Layout) -> Any:
-    """Put the tasks' outputs of a block together as one block would have returned them."""
-    first = outputs[0]
-    if isinstance(first, torch.Tensor):
-        dim, _ = split_dim(layout)
-        if dim == 0:
-            outputs = [
-                output.expand(layout.of(task).num_rows, *output.shape[1:])
-                for task, output in zip(layout.tasks, outputs, strict=True)
-            ]
-        return torch.cat(outputs, dim=dim)
-    if isinstance(first, tuple | list):
-        return type(first)(join(list(items), layout) for items in zip(*outputs, strict=True))
-    if first is None:
-        return None
-    raise RuntimeError(f"A block returned {type(first).__name__}, which cannot be put together from several tasks.")
+def real_tokens(values: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Return the values of the tokens, (..., N, C), of those of all places, (..., 1, N, C) or (..., B, T, C)."""
+    return values[..., 0, :, :] if layout.packed else values[..., is_real(values, layout), :]
+
+
+def is_real(values: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Return which places of padded values, (..., B, T, C), hold a token, (B, T); T may be more than the rows need."""
+    place_T = torch.arange(values.shape[-2], device=values.device)
+    return place_T < layout.row_lengths(values.device)[:, None]
+
+
+class ByColumn(dict[str, torch.Tensor]):
+    """Values that belong to no row, one a module of `run_each`; each module gets its own."""
+
+
+@dataclass(frozen=True)
+class _Taker:
+    """Takes the part of an argument that belongs to the rows of some tasks, and a module's own values by its name."""
+
+    layout: Layout
+    tasks: tuple[str, ...]
+    name: str = ""
+
+    @cached_property
+    def part(self) -> Layout:
+        """The layout of these rows."""
+        if self.tasks == self.layout.tasks:
+            return self.layout
+        return self.layout.of(self.tasks[0]) if len(self.tasks) == 1 else self.layout.of_tasks(self.tasks)
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return type(value)(self(item) for item in value)
+        if isinstance(value, ByColumn):
+            return value[self.name]
+        if self.part is self.layout:
+            return value
+        if isinstance(value, Layout):
+            return self.part
+        if not isinstance(value, torch.Tensor) or not is_by_row(value, self.layout):
+            return value
+        dim, slices = split_dim(self.layout)
+        parts = [slices[task] for task in self.tasks]
+        size = sum(part.stop - part.start for part in parts)
+        if parts[-1].stop - parts[0].start == size:
+            return value.narrow(dim, parts[0].start, size)
+        return torch.cat([value.narrow(dim, part.start, part.stop - part.start) for part in parts], dim=dim)
+
+    def run(self, module: nn.Module, first: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        with use_layout(self.part):
+            return module(self(first), *self(tuple(args)), **{key: self(value) for key, value in kwargs.items()})
+
+
+def part_of(value: Any, layout: Layout, task: str) -> Any:
+    """One task's part of an argument of a block; arguments that are the same for all rows stay as they are."""
+    return _Taker(layout, (task,))(value)
 
 
 def run_each(
-    blocks: Mapping[str, nn.Module], hidden: torch.Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]
+    modules: Mapping[str, nn.Module],
+    hidden: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    tasks: Mapping[str, Sequence[str]] | None = None,
 ) -> Any:
-    """Run each task's rows through a block of its own; returns what one block would.
+    """Run the rows of each task, or of several tasks together, through a module of theirs; returns what one would.
 
     Args:
-        blocks: the block of each task of the step.
-        hidden: the block's first argument.
-        args: its other arguments; those that are laid out by rows or tokens are split as the hidden states are.
-        kwargs: the same of its arguments by name.
+        modules: by the name of their task, or by a name that `tasks` knows.
+        hidden: the modules' first argument.
+        args: their other arguments; those that are laid out by rows or tokens are split as the hidden states are, the
+            rest is handed on.
+        kwargs: the same of their arguments by name.
+        tasks: the tasks whose rows go through each module; None: the one of its name.
     """
     layout = current_layout()
-    if len(layout.tasks) == 1:
-        return blocks[layout.tasks[0]](hidden, *args, **kwargs)
-    outputs = []
-    for task in layout.tasks:
-        with use_layout(layout.of(task)):
-            outputs.append(
-                blocks[task](
-                    part_of(hidden, layout, task),
-                    *(part_of(value, layout, task) for value in args),
-                    **{key: part_of(value, layout, task) for key, value in kwargs.items()},
-                )
-            )
-    return join(outputs, layout)
+    takers = []
+    for name in modules:
+        of_module = (name,) if tasks is None else tasks[name]
+        here = tuple(task for task in layout.tasks if task in of_module)
+        if here:
+            takers.append(_Taker(layout, here, name))
+    outputs = [taker.run(modules[taker.name], hidden, args, kwargs) for taker in takers]
+    return outputs[0] if len(takers) == 1 else _join(outputs, [taker.part for taker in takers], layout)
+
+
+def _join(outputs: Sequence[Any], layouts: Sequence[Layout], layout: Layout) -> Any:
+    """Put the outputs of modules together in the order of the rows of `layout`."""
+    first = outputs[0]
+    if isinstance(first, torch.Tensor):
+        dim, _ = split_dim(layout)
+        parts: dict[str, torch.Tensor] = {}
+        whole = []
+        for output, part in zip(outputs, layouts, strict=True):
+            if dim == 0 and output.shape[0] != part.num_rows:  # the same for all rows, as T5's position bias can be
+                output = output.expand(part.num_rows, *output.shape[1:])
+            whole.append(output)
+            for task, place in split_dim(part)[1].items():
+                parts[task] = output.narrow(dim, place.start, place.stop - place.start)
+        in_order = tuple(parts) == layout.tasks
+        return torch.cat(whole if in_order else [parts[task] for task in layout.tasks], dim=dim)
+    if isinstance(first, tuple | list):
+        return type(first)(_join(items, layouts, layout) for items in zip(*outputs, strict=True))
+    if first is None:
+        return None
+    raise RuntimeError(f"A module returned {type(first).__name__}, which cannot be put together from several of them.")
 
 
 def run_some(
@@ -126,19 +178,8 @@ def run_some(
         return type(output)((kept, *output[1:])) if isinstance(output, tuple | list) else kept
     if not chosen:
         return hidden
-    some = layout.of_tasks(chosen)
-
-    def take(value: Any) -> Any:
-        if isinstance(value, Layout):
-            return some
-        if isinstance(value, tuple | list):
-            return type(value)(take(item) for item in value)
-        if isinstance(value, torch.Tensor) and is_by_row(value, layout):
-            return torch.cat([value[:, layout.token_slices[task]] for task in chosen], dim=1)
-        return value
-
-    with use_layout(some):
-        output = block(take(hidden), *take(tuple(args)), **{key: take(value) for key, value in kwargs.items()})
+    taker = _Taker(layout, chosen)
+    some, output = taker.part, taker.run(block, hidden, args, kwargs)
     if isinstance(output, tuple | list):
         if len(output) > 1 and any(item is not None for item in output[1:]):
             raise RuntimeError("A block of packed rows returned more than hidden states.")

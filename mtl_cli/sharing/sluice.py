@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from mtl_cli.encoders import Encoder, Layout
+from mtl_cli.encoders import Encoder, EncoderShape, Layout
 from mtl_cli.sharing.auxiliary import add_auxiliary_loss
 from mtl_cli.sharing.learnt import Learnt
-from mtl_cli.sharing.repeated_rows import ColumnSharing, add_columns, real_tokens, running_pass, split_columns
+from mtl_cli.sharing.repeated_rows import ColumnSharing, add_columns, running_pass, split_columns, tokens_of_columns
 from mtl_cli.sharing.task_modules import TaskModules
 from mtl_cli.sharing.wrappers import Wrapper, hidden_of, mark, with_hidden
 from mtl_cli.types import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, UserError
@@ -85,15 +85,28 @@ class Sluice(ColumnSharing):
     lr_factor: PositiveFloat = 10.0
     num_shared_layers: NonNegativeInt = 0
 
-    def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
-        """Make the columns, with stitches behind all of their blocks and the mixture of depths behind the last."""
-        blocks = encoder.require_blocks("sharing=sluice")
-        self.check_num_blocks(len(blocks))
+    def check_encoder(self, encoder: EncoderShape) -> None:
+        """Refuse subspaces that cannot be equally wide."""
         if encoder.hidden_size % self.num_subspaces != 0:
             raise UserError(
                 f"sharing.num_subspaces: found {self.num_subspaces}, but the encoder's hidden states are "
                 f"{encoder.hidden_size} wide; allowed: divisors of {encoder.hidden_size}"
             )
+
+    def warnings(self, task_names: Sequence[str], num_blocks: int) -> list[str]:
+        """Name the penalty on pairs of subspaces where there is one, and the mixture of depths of a single block."""
+        found = []
+        if self.num_subspaces == 1 and self.orthogonality:
+            found += self.without_effect("orthogonality", why="with num_subspaces=1")
+        if num_blocks - self.num_shared_layers == 1:
+            found += self.without_effect("last_block_weight", why="with one block above the shared ones")
+        return found
+
+    def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
+        """Make the columns, with stitches behind all of their blocks and the mixture of depths behind the last."""
+        blocks = encoder.require_blocks("sharing=sluice")
+        self.check_num_blocks(len(blocks))
+        self.check_encoder(encoder.shape)
         self._columns = tuple(task_names)
         if len(self._columns) == 1:
             return
@@ -230,7 +243,7 @@ class SluiceBlock(Wrapper):
 
     def _penalise(self, states_KMD: torch.Tensor, layout: Layout) -> None:
         """Add what each task's rows cost in all columns."""
-        states_KND = real_tokens(states_KMD, layout)
+        states_KND = tokens_of_columns(states_KMD, layout)
         for task in layout.tasks:
             value = overlap(states_KND[:, layout.token_slices[task]], self.stitch.alpha_KGKG.shape[1])
             add_auxiliary_loss("orthogonality", task, self.orthogonality * value)

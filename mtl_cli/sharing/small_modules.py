@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from mtl_cli.encoders import Encoder
+from mtl_cli.sharing.block_numbers import block_numbers
 from mtl_cli.sharing.strategy import SharingStrategy
-from mtl_cli.types import NonNegativeInt, UserError
 
 INIT_STD = 0.02
 """Standard deviation of a new weight, as in BERT (Devlin et al., NAACL 2019)."""
@@ -25,29 +25,24 @@ class SmallModules(SharingStrategy):
     """Base of strategies that add modules of each task to some blocks.
 
     Attributes:
-        blocks: numbers of the blocks with modules, from 0 for the lowest; None: all.
+        blocks: numbers of the blocks with modules, from 0 for the lowest or from -1 for the highest; None: all.
         train_encoder: whether the encoder itself is trained, too.
         train_norms: with a frozen encoder, whether its layer normalisations are trained all the same, by all tasks.
     """
 
     why_no_representation: ClassVar[str | None] = "modules of each task stand between the layers that tasks share"
 
-    blocks: list[NonNegativeInt] | None = None
+    blocks: list[int] | None = None
     train_encoder: bool = True
     train_norms: bool = True
 
     def check_num_blocks(self, num_blocks: int) -> None:
         """Refuse blocks that are not there."""
-        if self.blocks is None:
-            return
-        allowed = f"allowed: numbers from 0 to {num_blocks - 1}, counted from the lowest block, or null for all"
-        if not self.blocks:
-            raise UserError(f"sharing.blocks: found an empty list, with which nothing is added; {allowed}")
-        outside = [block for block in self.blocks if not 0 <= block < num_blocks]
-        if outside:
-            raise UserError(f"sharing.blocks: found {outside[0]}, but the encoder has {num_blocks} blocks; {allowed}")
-        if len(set(self.blocks)) < len(self.blocks):
-            raise UserError(f"sharing.blocks: found {list(self.blocks)}, which names a block twice; {allowed}")
+        block_numbers(self.blocks, num_blocks)
+
+    def warnings(self, task_names: Sequence[str], num_blocks: int) -> list[str]:
+        """Name what is said of the normalisations of an encoder that is trained as a whole."""
+        return self.without_effect("train_norms", why="with train_encoder=true") if self.train_encoder else []
 
     def num_shared_blocks(self, num_blocks: int) -> int:
         """Return how many blocks the tasks train together."""
@@ -64,8 +59,7 @@ class SmallModules(SharingStrategy):
             UserError: the encoder has no such blocks.
         """
         found = encoder.require_blocks(setting)
-        self.check_num_blocks(len(found))
-        return {index: block for index, block in enumerate(found) if self.blocks is None or index in self.blocks}
+        return {index: found[index] for index in block_numbers(self.blocks, len(found))}
 
     def freeze(self, encoder: Encoder) -> None:
         """Exclude what is not to be trained of the encoder as it came; what was frozen before stays so."""

@@ -21,12 +21,16 @@ class SoftSharing(SharingStrategy):
         num_shared_layers: blocks that all tasks share, counted from the lowest; the embeddings, too, unless it is 0.
     """
 
-    strength: NonNegativeFloat
+    strength: NonNegativeFloat = 0.0
     num_shared_layers: NonNegativeInt = 0
 
     def check_num_blocks(self, num_blocks: int) -> None:
         """Refuse to share all blocks."""
         check_num_shared_layers(self.num_shared_layers, num_blocks)
+
+    def warnings(self, task_names: Sequence[str], num_blocks: int) -> list[str]:
+        """Name the form of a penalty that has no weight."""
+        return self.without_effect("form", why="with strength=0") if self.strength == 0 else []
 
     def num_shared_blocks(self, num_blocks: int) -> int:
         """Return the number of blocks below the tasks' own."""

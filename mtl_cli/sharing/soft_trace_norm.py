@@ -6,13 +6,15 @@ F parameters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import nn
 from torch.autograd.function import once_differentiable
 
+from mtl_cli.sharing.column_chunks import add_to, differences, flat_gradients
 from mtl_cli.sharing.columns import ColumnParameter, column_parameters
 from mtl_cli.sharing.learnt import Learnt
 from mtl_cli.sharing.soft_sharing import SoftSharing
@@ -25,8 +27,6 @@ Form = Literal["last_axis", "tucker", "tensor_train"]
 
 # Singular values below this share of the largest are pulled in proportion to them instead of by 1.
 _SMOOTHING = 1e-4
-# Numbers of each task's parameter that are worked on at a time, so that they stay in the cache.
-_CHUNK = 1 << 17
 
 
 @dataclass(kw_only=True)
@@ -55,12 +55,12 @@ class SoftTraceNorm(SoftSharing):
     rate however small its gradient is, shrinks numbers that no loss reaches (embeddings of words that do not occur) by
     that much a step: give `num_shared_layers` 1 or more, and the embeddings are left out.
 
-    Cost of a step: with last_axis the K x K Gramian of each parameter and a product with a K x K matrix, as cheap as
-    the penalty of `SoftL2` (6 ns a number on a CPU core). The others need, besides that, for each matrix and each
-    flattening the product and the eigendecomposition of a square matrix as wide as the smaller side: O and I of each
-    layer, and for word embeddings K times the width. On one CPU core the decomposition alone took 0.1 s for 384, 1.3 s
-    for 1536: with 12 blocks of these widths half a minute a step. They are for small encoders, or with most blocks
-    shared.
+    Cost of a step: with last_axis the K x K Gramian of each parameter and a product with a K x K matrix, which is added
+    to the gradients in place: one more pass over the parameters than `SoftL2` makes. The others need, besides that, for
+    each matrix and each flattening the product and the eigendecomposition of a square matrix as wide as the smaller
+    side: O and I of each layer, and for word embeddings K times the width. On one CPU core the decomposition alone took
+    0.1 s for 384, 1.3 s for 1536: with 12 blocks of these widths half a minute a step. They are for small encoders, or
+    with most blocks shared.
 
     Attributes:
         strength: factor of the penalty. 1e-3 is an untested belief: each matrix's gradient then has a length of about
@@ -77,6 +77,14 @@ class SoftTraceNorm(SoftSharing):
         if self.strength == 0 or len(model.tasks) == 1:
             return {}
         norms = [tensor_trace_norm(found.of_columns, self.form) for found in column_parameters(model.encoder)]
+        return {"trace_norm": self.strength * torch.stack(norms).sum()} if norms else {}
+
+    def add_penalty_gradients(self, model: MultiTaskModel) -> dict[str, torch.Tensor]:
+        """Add strength U Vᵀ; with `last_axis` in two passes over the parameters and one over their gradients."""
+        if self.form != "last_axis" or self.strength == 0 or len(model.tasks) == 1:
+            return super().add_penalty_gradients(model)
+        with torch.no_grad():
+            norms = [_add_by_task(found.of_columns, self.strength) for found in column_parameters(model.encoder)]
         return {"trace_norm": self.strength * torch.stack(norms).sum()} if norms else {}
 
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
@@ -176,25 +184,25 @@ class _ByTask(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
         of_tasks = ctx.saved_tensors
-        # The inverse times X, from the first row and the others' differences from it.
-        product_KK = (gradient * ctx.inverse_KK @ _from_differences(ctx.inverse_KK)).to(of_tasks[0].dtype)
-        found = [torch.empty(value.numel(), dtype=value.dtype, device=value.device) for value in of_tasks]
-        for start, rows_KP in _differences(of_tasks):
-            for row, values in zip(found, product_KK @ rows_KP, strict=True):
-                row[start : start + len(values)] = values
+        found = [torch.zeros(value.numel(), dtype=value.dtype, device=value.device) for value in of_tasks]
+        _add_directions(found, of_tasks, gradient * ctx.inverse_KK)
         return tuple(row.view_as(value) for row, value in zip(found, of_tasks, strict=True))
 
 
-def _differences(of_tasks: Sequence[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
-    """The first task's parameter and the others' differences from it, chunk by chunk: its place, (K, chunk).
+def _add_by_task(of_tasks: Sequence[nn.Parameter], strength: float) -> torch.Tensor:
+    """Add strength times the gradient of the trace norm of K x P to the tasks' gradients; return the norm."""
+    values_K, inverse_KK = _root_and_inverse(_gramian(of_tasks))
+    _add_directions(flat_gradients(of_tasks), of_tasks, strength * inverse_KK)
+    return values_K.sum().to(of_tasks[0].dtype)
 
-    Tasks' parameters often differ by a thousandth: products of differences lose nothing in float32.
-    """
-    flat = [value.detach().reshape(-1) for value in of_tasks]
-    for start in range(0, len(flat[0]), _CHUNK):
-        rows_KP = torch.stack([value[start : start + _CHUNK] for value in flat])
-        rows_KP[1:] -= rows_KP[0]
-        yield start, rows_KP
+
+def _add_directions(
+    gradients: Sequence[torch.Tensor], of_tasks: Sequence[torch.Tensor], inverse_KK: torch.Tensor
+) -> None:
+    """Add the inverse times X to vectors, from the first row of X and the others' differences from it."""
+    product_KK = (inverse_KK @ _from_differences(inverse_KK)).to(of_tasks[0].dtype)
+    for place, rows_KP in differences(of_tasks):
+        add_to(gradients, place, product_KK @ rows_KP)
 
 
 def _from_differences(like_KK: torch.Tensor) -> torch.Tensor:
@@ -210,7 +218,7 @@ def _gramian(of_tasks: Sequence[torch.Tensor]) -> torch.Tensor:
     device = of_tasks[0].device
     gramian_KK = torch.zeros(num_tasks, num_tasks, dtype=torch.float64, device=device)
     with torch.autocast(device.type, enabled=False):
-        for _, rows_KP in _differences(of_tasks):
+        for _, rows_KP in differences(of_tasks):
             gramian_KK += (rows_KP @ rows_KP.T).double()
     matrix_KK = _from_differences(gramian_KK)
     return matrix_KK @ gramian_KK @ matrix_KK.T

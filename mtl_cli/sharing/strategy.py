@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from mtl_cli.encoders import Encoder, Layout
+from mtl_cli.encoders import Encoder, EncoderShape, Layout
 from mtl_cli.sharing.learnt import Learnt
 
 if TYPE_CHECKING:
@@ -65,6 +65,13 @@ class SharingStrategy(ABC):
             UserError: a setting does not fit.
         """
 
+    def check_encoder(self, encoder: EncoderShape) -> None:  # noqa: B027 - most strategies fit any encoder
+        """Refuse settings that do not fit an encoder of this family, width and heads.
+
+        Raises:
+            UserError: a setting does not fit.
+        """
+
     def num_shared_blocks(self, num_blocks: int) -> int:
         """Return how many of an encoder's blocks hold parameters that tasks share."""
         return num_blocks
@@ -72,6 +79,19 @@ class SharingStrategy(ABC):
     def shares_parameters(self) -> bool:
         """Whether any parameter is trained by several tasks."""
         return True
+
+    def warnings(self, task_names: Sequence[str], num_blocks: int) -> list[str]:
+        """Return what a user should know of settings that are allowed: most of all, which have no effect."""
+        return []
+
+    def without_effect(self, *names: str, why: str) -> list[str]:
+        """Return a warning for each of these settings that is not at its default."""
+        default = type(self)()
+        return [
+            f"sharing.{name}: found {getattr(self, name)!r}, which has no effect {why}"
+            for name in names
+            if getattr(self, name) != getattr(default, name)
+        ]
 
     # The model.
 
@@ -107,6 +127,16 @@ class SharingStrategy(ABC):
         Added to the objective once a step, as it is, whatever the weighting of the tasks.
         """
         return {}
+
+    def add_penalty_gradients(self, model: MultiTaskModel) -> dict[str, torch.Tensor]:
+        """Add the gradients of the penalties to `.grad`, and return their values, without graphs.
+
+        What training calls. A strategy whose penalty reads every weight may have a cheaper way than autograd's.
+        """
+        penalties = self.penalties(model)
+        if penalties:
+            torch.stack(list(penalties.values())).sum().backward()
+        return {name: value.detach() for name, value in penalties.items()}
 
     # What came of it.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -53,11 +54,18 @@ def _packages() -> dict[str, str]:
     """Name -> version of everything installed: any of them may explain a difference."""
     found = {}
     for distribution in importlib.metadata.distributions():
-        # A half-removed package has metadata without a name.
-        name = distribution.metadata["Name"] if distribution.metadata is not None else None
-        if name:
-            found[name] = distribution.version
+        name, version = _name_and_version(distribution)
+        if name and version:  # a half-removed package has neither
+            found[name] = version
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def _name_and_version(distribution: importlib.metadata.Distribution) -> tuple[str | None, str | None]:
+    """Read the two fields alone: the library parses all of each package's README with them, which takes a second."""
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    header = text.partition("\n\n")[0]
+    fields = dict(re.findall(r"^(Name|Version):\s*(\S.*)$", header, re.MULTILINE))
+    return fields.get("Name"), fields.get("Version")
 
 
 def _cpu() -> dict[str, Any]:

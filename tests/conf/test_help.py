@@ -1,12 +1,16 @@
 """The help of each command: what it prints, and that what it says is true of the configuration."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from string import Template
+from typing import get_args
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+
+from mtl_cli.bench.settings import Benchmark, BenchSettings
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -28,6 +32,7 @@ def help_template(command: str, name: str) -> str:
         ("compare", "mtl_compare"),
         ("sync", "mtl_sync"),
         ("search", "mtl_search"),
+        ("bench", "mtl_bench"),
     ],
 )
 def test_help_is_made_of_what_hydra_fills_in(command: str, name: str) -> None:
@@ -65,6 +70,16 @@ def test_help_explains_exactly_the_settings_of_a_search() -> None:
 def test_the_help_of_studies_explains_exactly_what_stands_below_study() -> None:
     explained = re.findall(r"^(\w+) {2,}\S", help_template("study", "mtl_study"), flags=re.MULTILINE)
     assert explained == list(OmegaConf.load(CONF / "study.yaml").study)
+
+
+def test_the_help_of_benchmarks_explains_exactly_their_settings_and_what_there_is_to_measure() -> None:
+    of, how = help_template("bench", "mtl_bench").split("== of=NAME")[1].split("== How")
+    explained = [re.findall(r"^(\w+) {2,}\S", text, flags=re.MULTILINE) for text in (of, how)]
+    assert explained == [list(get_args(Benchmark)), list(OmegaConf.load(CONF / "bench.yaml").bench)]
+
+
+def test_the_settings_of_benchmarks_have_the_defaults_of_the_yaml() -> None:
+    assert asdict(BenchSettings()) == OmegaConf.to_container(OmegaConf.load(CONF / "bench.yaml").bench)
 
 
 def test_the_overrides_that_train_shows_compose_together() -> None:

@@ -404,6 +404,23 @@ def test_loading_gives_typed_columns_with_the_same_fingerprint_each_time(task):
         assert first["train"].features["label"].names == names[task]
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_what_was_generated_is_found_in_the_cache_under_its_settings(task, monkeypatch):
+    settings = {"task": task, "num_train": 21, "num_validation": 5, "num_test": 5}
+    first = EmbeddedSource(**settings).load()
+    expected = EmbeddedSource(**settings).rows("train")
+    assert first["train"].column_names == list(expected[0])
+    column = first["train"].column_names[0]
+    assert list(first["train"][column]) == [row[column] for row in expected]
+    monkeypatch.setattr(EmbeddedSource, "rows", lambda self, split: pytest.fail("generated again"))
+    again = EmbeddedSource(**settings).load()
+    assert [again[split].to_list() for split in SPLITS] == [first[split].to_list() for split in SPLITS]
+    assert again["train"].features == first["train"].features
+    monkeypatch.undo()
+    others = EmbeddedSource(**{**settings, "seed": 1}).load()
+    assert others["train"].to_list() != first["train"].to_list()
+
+
 def test_locating_counts_rows_from_1():
     assert EmbeddedSource(task="sentiment").locate("train", 17) == "embedded sentiment (train), row 18"
 

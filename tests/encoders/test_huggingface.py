@@ -87,7 +87,7 @@ def test_freezing_the_embeddings_leaves_the_blocks_alone(model_folder, family):
 
 
 def test_more_frozen_blocks_than_there_are(model_folder):
-    with pytest.raises(UserError, match=r"encoder\.num_frozen_blocks: 4, but the encoder has 3 blocks"):
+    with pytest.raises(UserError, match=r"encoder\.num_frozen_blocks: found 4, but the encoder has 3 blocks"):
         build(model_folder("bert"), num_frozen_blocks=4)
 
 

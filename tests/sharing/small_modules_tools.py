@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from checkpointing import checkpoint_activations
 from encoders import tiny_encoders
 from encoders.tiny_encoders import CONFIGS, PACKED
 from gradients.steps import LABELS, tasks
@@ -75,9 +76,7 @@ def checkpointed_gradients(make_encoder, strategy, family):
         strategy.attach(encoder, list(TASKS))
         perturb(encoder)
         if checkpointing:
-            model = encoder.model
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            checkpoint_activations(encoder)
         encoder.train()
         torch.manual_seed(0)
         hidden_of(encoder)[0].pow(2).sum().backward()

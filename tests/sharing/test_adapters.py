@@ -178,9 +178,10 @@ def test_norms_of_a_task_s_adapters_are_those_of_their_products():
 @pytest.mark.parametrize(
     ("blocks", "message"),
     [
-        ([1, 3], r"sharing\.blocks: found 3, but the encoder has 3 blocks; allowed: numbers from 0 to 2"),
-        ([], r"sharing\.blocks: found an empty list"),
-        ([1, 1], r"sharing\.blocks: found \[1, 1\], which names a block twice"),
+        ([1, 3], r"sharing\.blocks: found \[1, 3\], but the encoder has 3 blocks; allowed: .* from 0 .* to 2"),
+        ([-4], r"sharing\.blocks: found \[-4\], .* from -1 \(the highest\) down to -3"),
+        ([], r"sharing\.blocks: found \[\], .* one or more"),
+        ([2, -1], r"sharing\.blocks: found \[2, -1\], .* different numbers"),
     ],
 )
 def test_blocks_that_do_not_fit_are_refused(make_encoder, blocks, message):

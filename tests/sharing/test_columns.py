@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from checkpointing import checkpoint_activations
 from encoders import tiny_encoders
 from encoders.tiny_encoders import CONFIGS, PACKED
 from torch import nn
@@ -167,9 +168,7 @@ def test_activation_checkpointing_gives_the_same_gradients(make_encoder, family)
         encoder = make_encoder(family)
         make_columns(encoder, "abc", setting="sharing.x")
         if checkpointing:
-            model = encoder.model  # its method has had two names in transformers 5
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            checkpoint_activations(encoder)
         encoder.train()
         torch.manual_seed(0)
         hidden(encoder)[0].pow(2).sum().backward()

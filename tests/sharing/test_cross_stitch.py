@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from checkpointing import checkpoint_activations
 from encoders import tiny_encoders
 from encoders.tiny_encoders import CONFIGS, PACKED
 from sharing.columns_by_hand import COLUMNS, check_rows, drift_apart, encode, expected, plain_encoder
@@ -53,14 +54,14 @@ def test_with_identity_stitches_the_columns_are_separate_encoders(make_encoder, 
 @pytest.mark.parametrize(("family", "packed"), WAYS)
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"per_channel": False, "num_shared_layers": 1}, {"stitch_blocks": [1]}, {"stitch_blocks": [2, 0]}],
+    [{}, {"per_channel": False, "num_shared_layers": 1}, {"blocks": [1]}, {"blocks": [2, 0]}],
     ids=str,
 )
 def test_the_states_of_all_columns_are_mixed_behind_each_block(make_encoder, family, packed, settings):
     encoder, strategy = attached(make_encoder, family, packed, **settings)
     drift_apart(encoder)
     alphas = {i: stitch.alpha_KKC for i, stitch in stitches(encoder).items()}
-    assert sorted(alphas) == sorted(settings.get("stitch_blocks") or range(settings.get("num_shared_layers", 0), 3))
+    assert sorted(alphas) == sorted(settings.get("blocks") or range(settings.get("num_shared_layers", 0), 3))
 
     def mix(number, outputs):
         if number not in alphas:
@@ -152,8 +153,8 @@ def test_shared_blocks_see_each_row_once(make_encoder, family):
 @pytest.mark.parametrize("family", ["bert", "t5", "gpt2"])
 def test_what_several_tasks_train_is_shared_and_what_lies_above_the_last_stitch_is_not(make_encoder, family):
     final = {"bert": set(), "t5": {"final_layer_norm"}, "gpt2": {"ln_f"}}[family]
-    for stitch_blocks, own_blocks in ((None, set()), ([0], {"1", "2"})):
-        encoder, _ = attached(make_encoder, family, stitch_blocks=stitch_blocks)
+    for blocks, own_blocks in ((None, set()), ([0], {"1", "2"})):
+        encoder, _ = attached(make_encoder, family, blocks=blocks)
         partition = parameter_partition(encoder)
         own = [name.split(".") for name, part in partition.items() if part != "shared"]
         assert {part for name, part in partition.items()} == {"shared"} | (
@@ -169,9 +170,7 @@ def test_activation_checkpointing_gives_the_same_gradients(make_encoder, family)
         encoder, strategy = attached(make_encoder, family, num_shared_layers=1)
         drift_apart(encoder, scale=0.02)
         if checkpointing:
-            model = encoder.model  # its method has had two names in transformers 5
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            checkpoint_activations(encoder)
         encoder.train()
         torch.manual_seed(0)
         encode(strategy, encoder)[0].pow(2).sum().backward()
@@ -206,7 +205,7 @@ def test_stitches_learn_faster_than_the_encoder_and_without_decay(make_encoder):
 
 
 def test_what_is_learnt_is_the_mean_of_each_stitch_over_channels(make_encoder):
-    encoder, strategy = attached(make_encoder, "bert", tasks=["a", "b"], stitch_blocks=[0, 2])
+    encoder, strategy = attached(make_encoder, "bert", tasks=["a", "b"], blocks=[0, 2])
     with torch.no_grad():
         stitches(encoder)[2].alpha_KKC[0, 1, ::2] = 0.5  # half of the channels; the others have 0.1
     model = type("Model", (), {"encoder": encoder})()
@@ -221,11 +220,11 @@ def test_what_is_learnt_is_the_mean_of_each_stitch_over_channels(make_encoder):
     ("settings", "message"),
     [
         ({"num_shared_layers": 3}, r"sharing\.num_shared_layers: found 3, .* has 3 blocks .* allowed: 0 to 2"),
-        ({"stitch_blocks": [3]}, r"sharing\.stitch_blocks: found \[3\]; allowed: .* from 0 to 2"),
-        ({"stitch_blocks": [-1]}, r"sharing\.stitch_blocks: found \[-1\]"),
-        ({"stitch_blocks": []}, r"sharing\.stitch_blocks: found \[\]; allowed: one or more"),
-        ({"stitch_blocks": [1, 1]}, r"sharing\.stitch_blocks: found \[1, 1\]; allowed: one or more different"),
-        ({"stitch_blocks": [0], "num_shared_layers": 1}, r"sharing\.stitch_blocks: found \[0\]; .* from 1 to 2"),
+        ({"blocks": [3]}, r"sharing\.blocks: found \[3\], but .* from 0 \(the lowest\) to 2"),
+        ({"blocks": [-4]}, r"sharing\.blocks: found \[-4\]"),
+        ({"blocks": []}, r"sharing\.blocks: found \[\], but .* one or more"),
+        ({"blocks": [2, -1]}, r"sharing\.blocks: found \[2, -1\], but .* one or more different"),
+        ({"blocks": [0], "num_shared_layers": 1}, r"sharing\.blocks: found \[0\], .* from 1 \(the lowest\) to 2"),
     ],
 )
 def test_settings_that_do_not_fit_the_depth(make_encoder, settings, message):

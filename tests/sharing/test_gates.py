@@ -15,9 +15,9 @@ from mtl_cli.sharing.gates import (
     TaskGates,
     learnt_by_gates,
     mean_of_rows,
-    real_tokens,
     smooth_step,
 )
+from mtl_cli.sharing.rows import real_tokens
 
 LENGTHS = {"a": [3, 1], "b": [2]}
 

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from checkpointing import checkpoint_activations
 from encoders import tiny_encoders
 from encoders.tiny_encoders import CONFIGS, PACKED
 
-from mtl_cli.sharing import HardSharing, TaskBlocks, parameter_partition
+from mtl_cli.sharing import HardSharing, parameter_partition
+from mtl_cli.sharing.columns import ColumnBlock
 from mtl_cli.types import UserError
 
 LENGTHS = {"a": [5, 17, 2], "b": [9], "c": [3, 30]}
@@ -31,7 +33,7 @@ def test_copies_begin_where_the_encoder_was(make_encoder, family, packed, num_sh
     encoder = make_encoder(family, packed).eval()
     before_ND, _ = hidden(encoder)
     HardSharing(num_shared_layers=num_shared_layers).attach(encoder, ["a", "b", "c"])
-    assert [isinstance(block, TaskBlocks) for block in encoder.blocks] == [i >= num_shared_layers for i in range(3)]
+    assert [isinstance(block, ColumnBlock) for block in encoder.blocks] == [i >= num_shared_layers for i in range(3)]
     after_ND, _ = hidden(encoder)
     torch.testing.assert_close(after_ND, before_ND, atol=1e-5, rtol=1e-5)
 
@@ -127,9 +129,7 @@ def test_activation_checkpointing_gives_the_same_gradients(make_encoder, family)
         encoder = make_encoder(family)
         HardSharing(num_shared_layers=1).attach(encoder, ["a", "b", "c"])
         if checkpointing:
-            model = encoder.model  # its method has had two names in transformers 5
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            checkpoint_activations(encoder)
         encoder.train()
         torch.manual_seed(0)
         hidden(encoder)[0].pow(2).sum().backward()

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from checkpointing import checkpoint_activations
 from encoders import tiny_encoders
 from encoders.tiny_encoders import CONFIGS, PACKED
 from gradients.steps import CPU, LABELS, gradients_of, step_of, tasks
@@ -167,9 +168,7 @@ def test_activation_checkpointing_gives_the_same_gradients(make_encoder, family)
         encoder = make_encoder(family)
         Hierarchical(levels={"a": 1}).attach(encoder, ["a", "b", "c"])
         if checkpointing:
-            model = encoder.model  # its method has had two names in transformers 5
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            checkpoint_activations(encoder)
         encoder.train()
         torch.manual_seed(0)
         hidden(encoder)[0].pow(2).sum().backward()

@@ -2,52 +2,31 @@
 
 from copy import deepcopy
 
+import expert_tools
 import pytest
 import torch
+from checkpointing import checkpoint_activations
 from encoders import tiny_encoders
-from gradients.steps import CPU, LABELS, batch, gradients_of, step_of, tasks
+from expert_tools import FAMILIES, LENGTHS, hidden, model_with, move
+from gradients.steps import CPU, batch, gradients_of, step_of
 
-from mtl_cli.encoders import Encoder
 from mtl_cli.gradients import GradientEngine, Losses
-from mtl_cli.model import MultiTaskModel
 from mtl_cli.sharing import HardSharing, parameter_partition
 from mtl_cli.sharing.mmoe import MixedBlocks, MMoE, WithExperts
 from mtl_cli.sharing.wrappers import marks_of
 from mtl_cli.types import UserError
 from mtl_cli.weighting import Equal, PCGrad
 
-LENGTHS = {"a": [5, 17, 2], "b": [9], "c": [3, 30]}
-FAMILIES = ["bert", "gpt2", "modernbert", "deberta-v2", "t5"]
 SMALL = {"expert_width": 8}
 BLOCKS = {"experts": "block", "num_experts": 3, "expert_noise": 0.0}
 
 
 def attached(encoder, **settings):
-    torch.manual_seed(0)
-    strategy = MMoE(**settings)
-    strategy.attach(encoder, list(LENGTHS))
-    encoder.eval()
-    return encoder
+    return expert_tools.attached(encoder, MMoE(**settings))
 
 
-def hidden(encoder, lengths=LENGTHS):
-    input_ids_N, layout = tiny_encoders.rows(lengths, packed=encoder.packed)
-    return encoder(input_ids_N, None, layout), layout
-
-
-def move(module, size=0.1):
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
-
-
-def model_of(settings, names=("mood", "nli", "tags"), family="bert"):
-    torch.manual_seed(0)
-    packed = family in tiny_encoders.PACKED
-    encoder = Encoder(tiny_encoders.reference_model(family), tiny_encoders.tokenizer(), pooling="mean", packed=packed)
-    of_tasks = {name: task for name, task in tasks().items() if name in names}
-    return MultiTaskModel(encoder, MMoE(**settings), of_tasks, {name: LABELS[name] for name in of_tasks})
+def model_of(settings, **others):
+    return model_with(MMoE(**settings), **others)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -55,10 +34,10 @@ def model_of(settings, names=("mood", "nli", "tags"), family="bert"):
     "settings",
     [
         {},
-        {**BLOCKS, "num_expert_layers": 3},
+        {**BLOCKS, "blocks": None},
         {**BLOCKS, "num_experts": 1, "gate_level": "row"},
         {**BLOCKS, "gate": "dselect_k", "gate_level": "task"},
-        {**SMALL, "gate": "dselect_k", "num_expert_layers": 3},
+        {**SMALL, "gate": "dselect_k", "blocks": None},
     ],
     ids=["defaults", "block", "one", "dselect_k", "feed_forward"],
 )
@@ -72,7 +51,7 @@ def test_the_start_is_the_plain_encoder(make_encoder, family, settings):
 @pytest.mark.parametrize("gate_level", ["token", "row", "task"])
 def test_one_expert_is_hard_sharing_wherever_training_leads(make_encoder, gate_level):
     encoder = make_encoder("bert")
-    attached(encoder, experts="block", num_experts=1, num_expert_layers=2, gate_level=gate_level)
+    attached(encoder, experts="block", num_experts=1, blocks=[1, 2], gate_level=gate_level)
     plain = make_encoder("bert")
     HardSharing().attach(plain, list(LENGTHS))
     move(plain)
@@ -86,7 +65,7 @@ def test_one_expert_is_hard_sharing_wherever_training_leads(make_encoder, gate_l
 
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "t5"])
 def test_blocks_are_mixed_token_by_token_by_the_row_s_own_gate(make_encoder, family):
-    encoder = attached(make_encoder(family), experts="block", num_experts=3, num_expert_layers=1)
+    encoder = attached(make_encoder(family), experts="block", num_experts=3, blocks=[-1])
     mixed = encoder.blocks[-1]
     move(mixed)
     seen = {}
@@ -114,7 +93,7 @@ def test_blocks_are_mixed_token_by_token_by_the_row_s_own_gate(make_encoder, fam
 
 
 def test_bottlenecks_add_their_mixture_to_the_layer_s_output(make_encoder):
-    encoder = attached(make_encoder("bert"), **SMALL, num_experts=2, num_expert_layers=1)
+    encoder = attached(make_encoder("bert"), **SMALL, num_experts=2, blocks=[-1])
     layer = encoder.blocks[-1].output.dense
     assert isinstance(layer, WithExperts)
     move(layer, 0.3)
@@ -129,13 +108,13 @@ def test_bottlenecks_add_their_mixture_to_the_layer_s_output(make_encoder):
             shares = (gate.weight @ y + gate.bias).softmax(0)
             expected = y.clone()
             for share, expert in zip(shares, layer.experts, strict=True):
-                inner = torch.nn.functional.gelu(expert.inner.weight @ y + expert.inner.bias)
-                expected += share * (expert.outer.weight @ inner + expert.outer.bias)
+                inner = torch.nn.functional.gelu(expert.down.weight @ y + expert.down.bias)
+                expected += share * (expert.up.weight @ inner + expert.up.bias)
             torch.testing.assert_close(seen["output"][0, token], expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "t5"])
-@pytest.mark.parametrize("settings", [SMALL, {**BLOCKS, "num_expert_layers": 3, "gate_level": "row"}])
+@pytest.mark.parametrize("settings", [SMALL, {**BLOCKS, "blocks": None, "gate_level": "row"}])
 def test_a_task_s_rows_are_the_same_with_and_without_other_tasks(make_encoder, family, settings):
     encoder = attached(make_encoder(family), **settings)
     move(encoder, 0.05)
@@ -164,7 +143,7 @@ def test_a_task_s_loss_trains_all_experts_and_its_own_gates(make_encoder, family
             assert gradient is None or not gradient.any(), name
 
 
-@pytest.mark.parametrize("settings", [{**SMALL, "num_expert_layers": 1}, {**BLOCKS, "num_expert_layers": 1}])
+@pytest.mark.parametrize("settings", [{**SMALL, "blocks": [-1]}, {**BLOCKS, "blocks": [-1]}])
 def test_experts_are_shared_and_gates_are_the_tasks_own(make_encoder, settings):
     encoder = attached(make_encoder("bert"), **settings)
     own = {name: part for name, part in parameter_partition(encoder).items() if part != "shared"}
@@ -175,7 +154,7 @@ def test_experts_are_shared_and_gates_are_the_tasks_own(make_encoder, settings):
 
 
 def test_all_experts_see_the_rows_of_all_tasks_in_one_call(make_encoder):
-    encoder = attached(make_encoder("bert"), **BLOCKS, num_expert_layers=1)
+    encoder = attached(make_encoder("bert"), **BLOCKS, blocks=[-1])
     calls = []
     mixed = encoder.blocks[-1]
     assert isinstance(mixed, MixedBlocks)
@@ -188,7 +167,7 @@ def test_all_experts_see_the_rows_of_all_tasks_in_one_call(make_encoder):
 def test_the_first_expert_is_the_block_and_copies_differ_by_the_noise(make_encoder):
     encoder = make_encoder("bert")
     before = {name: value.clone() for name, value in encoder.blocks[2].state_dict().items()}
-    attached(encoder, experts="block", num_experts=3, expert_noise=0.1, num_expert_layers=1)
+    attached(encoder, experts="block", num_experts=3, expert_noise=0.1, blocks=[-1])
     mixed = encoder.blocks[2]
     assert all(torch.equal(value, before[name]) for name, value in mixed.wrapped.state_dict().items())
     for name, value in mixed.others[0].state_dict().items():
@@ -205,9 +184,7 @@ def test_activation_checkpointing_gives_the_same_gradients(make_encoder, family,
         encoder = attached(make_encoder(family), **settings, gate="dselect_k")
         move(encoder)
         if checkpointing:
-            model = encoder.model  # its method has had two names in transformers 5
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            checkpoint_activations(encoder)
         encoder.train()
         torch.manual_seed(0)
         hidden(encoder)[0].pow(2).sum().backward()
@@ -234,14 +211,14 @@ def test_each_task_s_gradient_comes_from_one_backward_pass(settings):
 
 
 def test_penalties_of_dselect_k_reach_the_objective():
-    model = model_of({**SMALL, "gate": "dselect_k", "num_experts": 3, "num_expert_layers": 1}).train()
+    model = model_of({**SMALL, "gate": "dselect_k", "num_experts": 3, "blocks": [-1]}).train()
     weighting = Equal()
     weighting.start(list(model.tasks))
     result = GradientEngine(model, weighting, Losses(model, "fp32", CPU)).step([[step_of(tuple(model.tasks))]])
     # At the start each selector gives about 1/4 to each of four numbers: 3/4 log 4 each, on three experts; surplus
     # 4/3 - 1 each; two selectors, three tasks.
     assert float(result.penalties["selector_entropy"]) == pytest.approx(1e-3 * 3 * 2 * 0.75 * 1.3863, rel=0.05)
-    assert float(result.penalties["surplus_codes"]) == pytest.approx(3 * 2 / 3, rel=0.1)
+    assert float(result.penalties["surplus_codes"]) == pytest.approx(3 * 2 / 3, rel=0.2)
 
 
 def test_what_the_gates_do_in_evaluation_is_learnt_about_the_tasks():
@@ -265,9 +242,9 @@ def test_what_the_gates_do_in_evaluation_is_learnt_about_the_tasks():
 
 
 def test_settings_that_do_not_fit_are_refused(make_encoder):
-    with pytest.raises(UserError, match=r"sharing\.num_expert_layers: found 4, but the encoder has 3 blocks"):
-        MMoE(num_expert_layers=4).check_num_blocks(3)
-    with pytest.raises(UserError, match=r"sharing\.num_expert_layers: found 4, but the encoder has 3 blocks"):
-        attached(make_encoder("bert"), num_expert_layers=4)
+    with pytest.raises(UserError, match=r"sharing\.blocks: found \[3\], but the encoder has 3 blocks"):
+        MMoE(blocks=[3]).check_num_blocks(3)
+    with pytest.raises(UserError, match=r"sharing\.blocks: found \[3\], but the encoder has 3 blocks"):
+        attached(make_encoder("bert"), blocks=[3])
     with pytest.raises(UserError, match=r"sharing\.num_selected: found 3, but a gate sees 2 experts; allowed: 1 to 2"):
         MMoE(gate="dselect_k", num_experts=2, num_selected=3)

@@ -1,56 +1,37 @@
 """Sparse mixture of experts: routing, balance, and whose router it is."""
 
+import expert_tools
 import pytest
 import torch
 from encoders import tiny_encoders
-from gradients.steps import CPU, LABELS, batch, step_of, tasks
+from expert_tools import FAMILIES, LENGTHS, hidden, model_with, move
+from gradients.steps import CPU, batch, step_of
 from torch.nn.functional import gelu
 
-from mtl_cli.encoders import Encoder
 from mtl_cli.gradients import GradientEngine, Losses
-from mtl_cli.model import MultiTaskModel
 from mtl_cli.sharing import parameter_partition
 from mtl_cli.sharing.auxiliary import collect_auxiliary_losses
 from mtl_cli.sharing.moe import MoE
 from mtl_cli.types import UserError
 from mtl_cli.weighting import Equal, PCGrad
 
-LENGTHS = {"a": [5, 17, 2], "b": [9], "c": [3, 30]}
-FAMILIES = ["bert", "gpt2", "modernbert", "deberta-v2", "t5"]
 SMALL = {"num_experts": 4, "expert_width": 8}
 
 
 def attached(encoder, names=tuple(LENGTHS), **settings):
-    torch.manual_seed(0)
-    MoE(**settings).attach(encoder, list(names))
-    return encoder.eval()
+    return expert_tools.attached(encoder, MoE(**settings), names)
 
 
-def hidden(encoder, lengths=LENGTHS):
-    input_ids_N, layout = tiny_encoders.rows(lengths, packed=encoder.packed)
-    return encoder(input_ids_N, None, layout), layout
-
-
-def move(module, size=0.1):
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+def model_of(**settings):
+    return model_with(MoE(**settings))
 
 
 def layers_of(encoder):
     return [module for module in encoder.modules() if type(module).__name__ == "WithRoutedExperts"]
 
 
-def model_of(**settings):
-    torch.manual_seed(0)
-    encoder = Encoder(tiny_encoders.reference_model("bert"), tiny_encoders.tokenizer(), pooling="mean", packed=True)
-    of_tasks = {name: task for name, task in tasks().items() if name != "score"}
-    return MultiTaskModel(encoder, MoE(**settings), of_tasks, {name: LABELS[name] for name in of_tasks})
-
-
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("settings", [{}, {**SMALL, "top_k": 1, "expert_blocks": [1], "task_conditioned": False}])
+@pytest.mark.parametrize("settings", [{}, {**SMALL, "top_k": 1, "blocks": [1], "task_conditioned": False}])
 def test_the_start_is_the_plain_encoder(make_encoder, family, settings):
     encoder = make_encoder(family).eval()
     before_ND, _ = hidden(encoder)
@@ -61,7 +42,7 @@ def test_the_start_is_the_plain_encoder(make_encoder, family, settings):
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "t5"])
 @pytest.mark.parametrize("top_k", [1, 2, 4])
 def test_each_token_gets_the_weighted_outputs_of_its_best_experts(make_encoder, family, top_k):
-    encoder = attached(make_encoder(family), **SMALL, top_k=top_k, expert_blocks=[1])
+    encoder = attached(make_encoder(family), **SMALL, top_k=top_k, blocks=[1])
     (layer,) = layers_of(encoder)
     move(layer, 0.3)
     seen = {}
@@ -81,14 +62,14 @@ def test_each_token_gets_the_weighted_outputs_of_its_best_experts(make_encoder, 
                 expected = y.clone()
                 for e in best:
                     expert = layer.experts[e]
-                    inner = gelu(expert.inner.weight @ y + expert.inner.bias)
-                    expected += p[e] / whole * (expert.outer.weight @ inner + expert.outer.bias)
+                    inner = gelu(expert.down.weight @ y + expert.down.bias)
+                    expected += p[e] / whole * (expert.up.weight @ inner + expert.up.bias)
                 torch.testing.assert_close(seen["output"][at], expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["deberta-v2", "t5"])
 def test_padding_is_routed_nowhere(make_encoder, family):
-    encoder = attached(make_encoder(family), **SMALL, expert_blocks=[1])
+    encoder = attached(make_encoder(family), **SMALL, blocks=[1])
     (layer,) = layers_of(encoder)
     move(layer, 0.3)
     sizes = []
@@ -118,7 +99,7 @@ def test_a_task_s_rows_are_the_same_with_and_without_other_tasks(make_encoder, f
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_the_losses_of_the_router_by_hand(make_encoder, packed):
-    encoder = attached(make_encoder("bert", packed), **SMALL, expert_blocks=[1], load_balance=0.5, router_z=0.25)
+    encoder = attached(make_encoder("bert", packed), **SMALL, blocks=[1], load_balance=0.5, router_z=0.25)
     (layer,) = layers_of(encoder)
     move(layer.router, 0.5)
     seen = {}
@@ -147,7 +128,7 @@ def test_the_losses_of_the_router_by_hand(make_encoder, packed):
 
 def test_experts_that_are_used_alike_have_a_balance_of_one():
     # Uniform probabilities: E sum_e f_e / E = 1, whatever f.
-    model = model_of(**SMALL, expert_blocks=[0]).train()
+    model = model_of(**SMALL, blocks=[0]).train()
     (layer,) = layers_of(model.encoder)
     torch.nn.init.zeros_(layer.router.logits.linear.weight)
     weighting = Equal()
@@ -158,7 +139,7 @@ def test_experts_that_are_used_alike_have_a_balance_of_one():
 
 
 def test_the_balance_loss_spreads_tokens_over_the_experts(make_encoder):
-    encoder = attached(make_encoder("bert"), **SMALL, top_k=1, expert_blocks=[1], load_balance=1.0)
+    encoder = attached(make_encoder("bert"), **SMALL, top_k=1, blocks=[1], load_balance=1.0)
     (layer,) = layers_of(encoder)
     with torch.no_grad():
         layer.router.logits.linear.bias[2] = 1.0
@@ -235,7 +216,7 @@ def test_tokens_of_several_tasks_in_one_product_need_a_backward_pass_a_task():
 
 
 def test_what_the_router_does_in_evaluation_is_learnt_about_the_tasks():
-    model = model_of(**SMALL, expert_blocks=[0, 2]).eval()
+    model = model_of(**SMALL, blocks=[0, 2]).eval()
     assert model.sharing.learnt(model) == {}
     router = layers_of(model.encoder)[1].router
     with torch.no_grad():
@@ -256,9 +237,9 @@ def test_what_the_router_does_in_evaluation_is_learnt_about_the_tasks():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"expert_blocks": [3]}, r"sharing\.expert_blocks: found \[3\]; allowed: .* to 2, or null"),
-        ({"expert_blocks": [1, 1]}, r"sharing\.expert_blocks: found \[1, 1\]"),
-        ({"expert_blocks": []}, r"sharing\.expert_blocks: found \[\]"),
+        ({"blocks": [3]}, r"sharing\.blocks: found \[3\], but .* allowed: .* to 2, .* or null"),
+        ({"blocks": [1, 1]}, r"sharing\.blocks: found \[1, 1\]"),
+        ({"blocks": []}, r"sharing\.blocks: found \[\]"),
     ],
 )
 def test_blocks_that_do_not_exist_are_refused(make_encoder, settings, message):

@@ -309,11 +309,6 @@ def test_a_head_of_several_tasks_is_refused():
         model_with(MTRL(prior_on="heads"), of_tasks=of_tasks)
 
 
-def test_settings_of_adapters_without_adapters_warn(make_encoder):
-    with pytest.warns(UserWarning, match=r"sharing\.bottleneck has no effect with sharing\.prior_on=heads"):
-        MTRL(prior_on="heads", bottleneck=8).attach(make_encoder("bert"), ["a", "b"])
-
-
 def test_blocks_that_are_not_there_are_refused():
-    with pytest.raises(UserError, match=r"sharing\.blocks: found 3"):
+    with pytest.raises(UserError, match=r"sharing\.blocks: found \[3\]"):
         MTRL(blocks=[3]).check_num_blocks(3)

@@ -1,47 +1,29 @@
 """Progressive layered extraction: shared experts beside each task's own."""
 
+import expert_tools
 import pytest
 import torch
+from checkpointing import checkpoint_activations
 from encoders import tiny_encoders
-from gradients.steps import CPU, LABELS, batch, gradients_of, step_of, tasks
+from expert_tools import FAMILIES, LENGTHS, hidden, model_with, move
+from gradients.steps import CPU, batch, gradients_of, step_of
 
-from mtl_cli.encoders import Encoder
 from mtl_cli.gradients import GradientEngine, Losses
-from mtl_cli.model import MultiTaskModel
 from mtl_cli.sharing import parameter_partition
 from mtl_cli.sharing.ple import PLE, ControlledBlocks
 from mtl_cli.types import UserError
 from mtl_cli.weighting import PCGrad
 
-LENGTHS = {"a": [5, 17, 2], "b": [9], "c": [3, 30]}
-FAMILIES = ["bert", "gpt2", "modernbert", "deberta-v2", "t5"]
 SMALL = {"expert_width": 8}
 BLOCKS = {"experts": "block", "expert_noise": 0.0}
 
 
 def attached(encoder, **settings):
-    torch.manual_seed(0)
-    PLE(**settings).attach(encoder, list(LENGTHS))
-    return encoder.eval()
-
-
-def hidden(encoder, lengths=LENGTHS):
-    input_ids_N, layout = tiny_encoders.rows(lengths, packed=encoder.packed)
-    return encoder(input_ids_N, None, layout), layout
-
-
-def move(module, size=0.1):
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+    return expert_tools.attached(encoder, PLE(**settings))
 
 
 def model_of(**settings):
-    torch.manual_seed(0)
-    encoder = Encoder(tiny_encoders.reference_model("bert"), tiny_encoders.tokenizer(), pooling="mean", packed=True)
-    of_tasks = {name: task for name, task in tasks().items() if name != "score"}
-    return MultiTaskModel(encoder, PLE(**settings), of_tasks, {name: LABELS[name] for name in of_tasks})
+    return model_with(PLE(**settings))
 
 
 def softmax_of(gate, state):
@@ -91,7 +73,7 @@ def extraction_by_loops(levels, task, states_TD, shared_gate, gate_level="token"
     [
         {},
         {**SMALL, "num_levels": 3, "shared_gate": "own", "gate_level": "row"},
-        {**BLOCKS, "num_expert_layers": 3, "num_task_experts": 2, "num_shared_experts": 1},
+        {**BLOCKS, "blocks": None, "num_task_experts": 2, "num_shared_experts": 1},
         {**BLOCKS, "gate_level": "task"},
     ],
     ids=["defaults", "own", "block", "task"],
@@ -133,7 +115,7 @@ def test_levels_of_extraction_are_the_paper_s(make_encoder, family, shared_gate,
 
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "t5"])
 def test_a_block_mixes_the_task_s_own_and_the_shared_copies(make_encoder, family):
-    encoder = attached(make_encoder(family), **BLOCKS, num_task_experts=2, num_expert_layers=1)
+    encoder = attached(make_encoder(family), **BLOCKS, num_task_experts=2, blocks=[-1])
     mixed = encoder.blocks[-1]
     assert isinstance(mixed, ControlledBlocks)
     move(mixed)
@@ -171,7 +153,7 @@ def test_a_block_mixes_the_task_s_own_and_the_shared_copies(make_encoder, family
     [
         {**SMALL, "num_levels": 3},
         {**SMALL, "shared_gate": "own", "gate_level": "row"},
-        {**BLOCKS, "num_expert_layers": 3, "gate_level": "row"},
+        {**BLOCKS, "blocks": None, "gate_level": "row"},
     ],
 )
 def test_a_task_s_rows_are_the_same_with_and_without_other_tasks(make_encoder, family, settings):
@@ -233,12 +215,14 @@ def test_with_its_own_experts_in_the_shared_gate_a_task_s_experts_see_its_rows_a
 
 
 @pytest.mark.parametrize(
-    "settings", [{"num_levels": 3}, {"shared_gate": "own", "gate_level": "row"}, BLOCKS], ids=["all", "own", "block"]
+    "settings",
+    [{**SMALL, "num_levels": 3}, {**SMALL, "shared_gate": "own", "gate_level": "row"}, BLOCKS],
+    ids=["all", "own", "block"],
 )
 def test_each_task_s_gradient_comes_from_one_backward_pass(settings):
     found = []
     for engine in ("segmented", "per_task"):
-        model = model_of(**SMALL, **settings).eval()
+        model = model_of(**settings).eval()
         move(model, 0.05)
         weighting = PCGrad(engine=engine)
         weighting.start(list(model.tasks), seed=1)
@@ -256,9 +240,7 @@ def test_activation_checkpointing_gives_the_same_gradients(make_encoder, family,
         encoder = attached(make_encoder(family), **settings)
         move(encoder)
         if checkpointing:
-            model = encoder.model  # its method has had two names in transformers 5
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            checkpoint_activations(encoder)
         encoder.train()
         torch.manual_seed(0)
         hidden(encoder)[0].pow(2).sum().backward()
@@ -277,7 +259,7 @@ def test_a_run_of_one_task_works(make_encoder, settings):
     ("settings", "places"),
     [
         ({**SMALL, "num_levels": 3}, ["level_1", "level_2", "level_3"]),
-        ({**BLOCKS, "num_expert_layers": 2}, ["block_1", "block_2"]),
+        ({**BLOCKS, "blocks": [-2, -1]}, ["block_1", "block_2"]),
     ],
 )
 def test_what_the_gates_do_in_evaluation_is_learnt_about_the_tasks(settings, places):
@@ -304,8 +286,8 @@ def test_what_the_gates_do_in_evaluation_is_learnt_about_the_tasks(settings, pla
 
 
 def test_more_levels_of_blocks_than_there_are(make_encoder):
-    with pytest.raises(UserError, match=r"sharing\.num_expert_layers: found 4, but the encoder has 3 blocks"):
-        PLE(experts="block", num_expert_layers=4).check_num_blocks(3)
-    with pytest.raises(UserError, match=r"sharing\.num_expert_layers: found 4, but the encoder has 3 blocks"):
-        attached(make_encoder("bert"), experts="block", num_expert_layers=4)
-    PLE(num_expert_layers=4).check_num_blocks(3)  # of no effect there
+    with pytest.raises(UserError, match=r"sharing\.blocks: found \[3\], but the encoder has 3 blocks"):
+        PLE(experts="block", blocks=[3]).check_num_blocks(3)
+    with pytest.raises(UserError, match=r"sharing\.blocks: found \[3\], but the encoder has 3 blocks"):
+        attached(make_encoder("bert"), experts="block", blocks=[3])
+    PLE(blocks=[3]).check_num_blocks(3)  # of no effect there

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from checkpointing import checkpoint_activations
 from encoders import tiny_encoders
 from encoders.tiny_encoders import CONFIGS, PACKED
 from sharing.columns_by_hand import COLUMNS, check_rows, drift_apart, encode, expected, plain_encoder
@@ -236,9 +237,7 @@ def test_activation_checkpointing_gives_the_same_gradients(make_encoder, family)
         encoder, strategy = attached(make_encoder, family, last_block_weight=0.6, orthogonality=1.0)
         drift_apart(encoder, scale=0.02)
         if checkpointing:
-            model = encoder.model  # its method has had two names in transformers 5
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            checkpoint_activations(encoder)
         encoder.train()
         torch.manual_seed(0)
         with collect_auxiliary_losses() as collected:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from mtl_cli.data.cache import content_key, dataset_cache, file_digest, make_once
 from mtl_cli.data.embedded import entities, inference, sentiment
 from mtl_cli.data.embedded.grammar import Grammar
 from mtl_cli.data.embedded.lexicon import KINDS, make_vocabulary
@@ -86,7 +89,7 @@ class EmbeddedSource(Source):
                 )
 
     def load(self) -> dict[str, datasets.Dataset]:
-        """Generate the three splits."""
+        """Generate the three splits, or find them in the cache, under these settings and the grammar's code."""
         import datasets
 
         features = datasets.Features({column: datasets.Value("string") for column in _COLUMNS[self.task]})
@@ -94,7 +97,25 @@ class EmbeddedSource(Source):
             features = datasets.Features({column: datasets.List(datasets.Value("string")) for column in features})
         else:
             features["label"] = datasets.ClassLabel(names=_LABEL_NAMES[self.task])
-        return {split: datasets.Dataset.from_list(self.rows(split), features=features) for split in get_args(Split)}
+        return {split: self._load_split(split, features) for split in get_args(Split)}
+
+    def _load_split(self, split: Split, features: datasets.Features) -> datasets.Dataset:
+        import datasets
+        from datasets.table import MemoryMappedTable
+
+        key = content_key(_code_digest(), asdict(self), split)
+        path = dataset_cache() / "embedded" / f"{key}.arrow"
+        make_once(path, lambda temporary: self._write(split, features, temporary))
+        return datasets.Dataset(MemoryMappedTable.from_file(str(path)), fingerprint=key)
+
+    def _write(self, split: Split, features: datasets.Features, path: Path) -> None:
+        import datasets
+        import pyarrow as pa
+
+        table = datasets.Dataset.from_list(self.rows(split), features=features).data.table
+        table = table.replace_schema_metadata(features.arrow_schema.metadata)  # that labels are classes
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
 
     def locate(self, split: str, row: int) -> str:
         """Return "embedded sentiment (train), row 18" for row 17."""
@@ -140,6 +161,13 @@ class EmbeddedSource(Source):
                 if not tags[index].startswith("I-"):
                     break
                 tags[index] = f"I-{kind}"
+
+
+@cache
+def _code_digest() -> str:
+    """Of all that decides on the rows."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return content_key([(file.name, file_digest(file)) for file in files])
 
 
 def _belongs(key: str, split: Split) -> bool:

@@ -1,0 +1,1 @@
+"""Benchmarks: the shared protocol, the ceiling, and what is measured by them."""

@@ -1,0 +1,178 @@
+"""The protocol of all benchmarks: one process, variants in turn, the first round dropped, medians with quartiles."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import psutil
+import torch
+
+from mtl_cli.errors import UserError
+
+MAX_LOAD = 0.5
+"""Most load a core, over the last minute, at which figures are one's own."""
+MAX_BUSY = 0.25
+"""Most share of the processor in use while nothing of ours runs, where the load says that something did."""
+_LOOK_SECONDS = 2.0
+
+STEP_0_TOLERANCE = {"fp32": 1e-5, "bf16": 1e-3}
+"""How far apart the variants' losses before the first update may be."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One round of one variant.
+
+    Attributes:
+        seconds: wall time.
+        tokens: real tokens; padding is not work.
+        cpu_seconds: CPU time of the thread that drives the variant.
+    """
+
+    seconds: float
+    tokens: int = 0
+    cpu_seconds: float = 0.0
+
+
+class Variant(Protocol):
+    """Something that is measured: does the same work each round."""
+
+    def round(self) -> Measured:
+        """Do the work of one round."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles."""
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Summarise some values."""
+        low, median, high = (
+            statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else (values[0],) * 3
+        )
+        return cls(low, median, high)
+
+    def text(self, digits: int = 2) -> str:
+        """Write the median, and the quartiles in brackets."""
+        return f"{self.median:,.{digits}f} ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
+
+
+def interleave(variants: Mapping[str, Variant], num_rounds: int) -> dict[str, list[Measured]]:
+    """Let the variants do a round each in turn; who begins moves on each time. The first round is dropped.
+
+    Returns:
+        The `num_rounds` rounds that count of each variant, in their order.
+    """
+    names = list(variants)
+    found: dict[str, list[Measured]] = {name: [] for name in names}
+    for number in range(num_rounds + 1):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            measured = variants[name].round()
+            if number > 0:
+                found[name].append(measured)
+    return found
+
+
+def ratios(found: Sequence[float], baseline: Sequence[float]) -> Spread:
+    """Ratios to the baseline of the same round: what disturbs a round disturbs both."""
+    return Spread.of([a / b for a, b in zip(found, baseline, strict=True)])
+
+
+def summary(found: Sequence[tuple[float, float]], baseline: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Ratios of (wall, CPU) times to the baseline's of the same round: medians and quartiles."""
+    wall = ratios([a for a, _ in found], [b for b, _ in baseline])
+    cpu = ratios([a for _, a in found], [b for _, b in baseline])
+    return {
+        "ratio": wall.median,
+        "ratio_low": wall.low,
+        "ratio_high": wall.high,
+        "cpu_ratio": cpu.median,
+        "seconds": statistics.median(seconds for seconds, _ in found),
+    }
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(step: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Wall time and CPU time of this thread, in seconds."""
+    wait_for(device)
+    wall, cpu = time.perf_counter(), time.thread_time()
+    step()
+    wait_for(device)
+    return time.perf_counter() - wall, time.thread_time() - cpu
+
+
+def refuse_overload(force: bool) -> float:
+    """Return the load a core over the last minute; refuse where other work would be measured too.
+
+    A high load may be of work that has ended by now: then what is in use at this moment decides.
+
+    Raises:
+        UserError: the machine is busy, and `force` is not set.
+    """
+    load = psutil.getloadavg()[0] / (os.cpu_count() or 1)
+    if load > MAX_LOAD and not force:
+        busy = psutil.cpu_percent(interval=_LOOK_SECONDS) / 100
+        if busy > MAX_BUSY:
+            raise UserError(
+                f"the machine is busy: load {load:.2f} a core over the last minute (at most {MAX_LOAD}), and "
+                f"{busy:.0%} of the processor in use now (at most {MAX_BUSY:.0%}). Measure when it is quiet; "
+                "bench.force=true, or --force, measures all the same"
+            )
+    return load
+
+
+def check_step_0(losses: Mapping[str, Mapping[str, float]], tolerance: float) -> float:
+    """Return how far apart the variants' losses before the first update are, at most over tasks.
+
+    Raises:
+        UserError: further than `tolerance`, relative where a loss is above 1: they do not do the same work.
+    """
+    (first, expected), *others = losses.items()
+    largest = 0.0
+    for name, found in others:
+        for task, loss in found.items():
+            gap = abs(loss - expected[task]) / max(1.0, abs(expected[task]))
+            largest = max(largest, gap)
+            if not gap <= tolerance:
+                raise UserError(
+                    f"losses before the first update differ: {task} {expected[task]:.6f} in {first}, {loss:.6f} in "
+                    f"{name}; allowed: {tolerance:g}. They do not compute the same, so their times say nothing"
+                )
+    return largest
+
+
+def machine_record(device: torch.device, load: float) -> dict[str, Any]:
+    """What figures were measured on."""
+    from mtl_cli.tracking import environment_record
+
+    environment = environment_record()
+    return {
+        "device": str(device),
+        "processor": environment["cpu"]["model"],
+        "capability": environment["cpu"]["capability"],
+        "cores": environment["cpu"]["usable_cores"],
+        "threads": torch.get_num_threads(),
+        "gpus": [gpu["name"] for gpu in environment["gpus"]],
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": environment["packages"].get("transformers"),
+        "load": load,
+    }

@@ -1,0 +1,113 @@
+"""`mtl bench`: how fast this machine trains what is composed, and the benchmarks of docs/performance.md."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mtl_cli.bench.peak_of_variant import Rerun
+from mtl_cli.bench.protocol import machine_record, refuse_overload
+from mtl_cli.bench.report import BenchReport
+from mtl_cli.bench.settings import BenchChoice, BenchSettings
+from mtl_cli.build import instantiate
+from mtl_cli.check_config import check_config, check_settings
+from mtl_cli.commands import train as train_command
+from mtl_cli.errors import UserError
+from mtl_cli.precision import choose_device
+from mtl_cli.sampling import count_steps_per_epoch
+from mtl_cli.tracking.run_folder import remove_if_empty
+from mtl_cli.training.allocator import keep_freed_memory
+
+_OWN = ("of", "bench")
+_WIDTH = 160  # of a table that goes to a file
+
+
+def bench(config: Mapping[str, Any], rerun: Rerun, words: list[str]) -> int:
+    """Measure as `config` (conf/bench.yaml) says, print the table, write the files; return the exit code.
+
+    Args:
+        config: plain, resolved configuration.
+        rerun: from further words to the command line that runs this benchmark with them.
+        words: of `mtl train` that give the composition.
+    """
+    choice = check_settings(BenchChoice, {"of": config.get("of", "step")})
+    settings = check_settings(BenchSettings, config.get("bench") or {}, prefix="bench.")
+    composed = {key: value for key, value in config.items() if key not in _OWN}
+    for key in ("resume", "dry_run"):
+        if composed.get(key):
+            raise UserError(f"{key}: a benchmark trains nothing that is kept; leave it out")
+    check_config(composed, composed.get("allow_targets"))
+    if settings.only is not None and choice.of not in ("step", "trainer"):
+        raise UserError(f"bench.only: of={choice.of} has no variants; leave it out")
+    report = _measure(choice.of, composed, settings, rerun, words)
+    if report is not None:
+        console = Console()
+        report.show(console if console.is_terminal else Console(width=_WIDTH))
+        report.write(settings.json, settings.markdown)
+    return 0
+
+
+def _measure(
+    of: str, config: dict[str, Any], settings: BenchSettings, rerun: Rerun, words: list[str]
+) -> BenchReport | None:
+    load = refuse_overload(settings.force)
+    device = choose_device(config["trainer"].get("device", "auto"))
+    if of == "startup":
+        from mtl_cli.bench.startup import bench_startup
+
+        name = " ".join(words) or "mtl train"
+        return bench_startup({name: [*words, "logger=none"]}, settings, machine_record(device, load))
+    if of == "loop":
+        return _loop(config, machine_record(device, load))
+    if device.type == "cpu":
+        keep_freed_memory()  # as training does
+    from mtl_cli.bench.work import Work
+
+    if of == "trainer" and settings.scores:
+        from mtl_cli.bench.scores import bench_scores
+
+        def work_of_seed(seed: int) -> Work:
+            of_seed = {**config, "seed": seed}
+            return Work.of(of_seed, train_command.load(of_seed))
+
+        return bench_scores(work_of_seed, settings.seeds, load)
+    loaded = train_command.load(config)
+    work = Work.of(config, loaded, settings.rows, alone=settings.only is not None)
+    if of == "tasks":
+        from mtl_cli.bench.tasks import bench_tasks
+
+        return bench_tasks(work, settings, load)
+    if of == "trainer":
+        from mtl_cli.bench.trainer import bench_trainer
+
+        return bench_trainer(work, settings, load, rerun)
+    from mtl_cli.bench.step import bench_step
+
+    splits = {name: of_task.splits["train"] for name, of_task in loaded[2].items()}
+    steps = count_steps_per_epoch(instantiate(config["sampler"]), splits, seed=config["seed"])
+    return bench_step(work, settings, load, rerun, steps)
+
+
+def _loop(config: dict[str, Any], machine: Mapping[str, Any]) -> BenchReport:
+    from mtl_cli.bench.loop import bench_loop
+
+    tasks = ", ".join(config["tasks"])
+    encoder = config["encoder"].get("path") or config["encoder"]["_target_"].split(".")[-1]
+    with tempfile.TemporaryDirectory(prefix="mtl-bench-") as folder:
+        output = Path(folder) / "run"
+        report = bench_loop(
+            lambda: train_command.train(config, output, []),
+            [
+                (train_command, "_score_and_save", "final scores, the rest"),
+                (train_command, "save_model", "saving the model"),
+            ],
+            f"mtl bench of=loop: {encoder}, {tasks}",
+            machine,
+            choose_device(config["trainer"].get("device", "auto")),
+        )
+        remove_if_empty(output)
+    return report

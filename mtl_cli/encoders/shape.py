@@ -1,0 +1,46 @@
+"""What a model's config says of an encoder: enough to refuse settings before its weights are loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mtl_cli.types import UserError
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """The family, depth and width of an encoder.
+
+    Attributes:
+        family: the model type, as transformers names it.
+        num_blocks: blocks.
+        hidden_size: width of the hidden states.
+        num_heads: attention heads of a block; 1 where the config does not say.
+    """
+
+    family: str
+    num_blocks: int
+    hidden_size: int
+    num_heads: int
+
+    @classmethod
+    def of(cls, config: Any) -> EncoderShape | None:
+        """Read a config of transformers; None where it does not count blocks or state a width."""
+        num_blocks, hidden_size = (getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
+        if not isinstance(num_blocks, int) or not isinstance(hidden_size, int):
+            return None
+        return cls(config.model_type, num_blocks, hidden_size, getattr(config, "num_attention_heads", None) or 1)
+
+
+def check_num_frozen_blocks(num_frozen_blocks: int, num_blocks: int) -> None:
+    """Refuse to freeze more blocks than there are.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    if num_frozen_blocks > num_blocks:
+        raise UserError(
+            f"encoder.num_frozen_blocks: found {num_frozen_blocks}, but the encoder has {num_blocks} blocks; allowed: "
+            f"0 to {num_blocks}"
+        )

@@ -1,0 +1,161 @@
+"""`mtl bench` with a tiny encoder: each benchmark runs, says what it must and writes its files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tiny_project import TINY
+
+from mtl_cli.cli import _main
+from mtl_cli.plain_words import composing_words
+
+SMALL = [
+    *TINY[:-1],
+    "task=[embedded/sentiment]",
+    *(f"tasks.sentiment.source.num_{split}=20" for split in ("train", "validation", "test")),
+]
+QUICK = ["bench.rounds=1", "bench.rows=16", "bench.force=true", "bench.memory=false"]
+
+
+@pytest.fixture
+def bench(project, tmp_path, monkeypatch, capsys):
+    """Run `mtl bench`; return what it printed and the JSON."""
+    monkeypatch.chdir(tmp_path)
+    # It holds for the rest of the process.
+    monkeypatch.setattr("mtl_cli.commands.bench.keep_freed_memory", lambda: True)
+    monkeypatch.setattr("mtl_cli.training.loop.keep_freed_memory", lambda: True)
+
+    def run(*words, tasks="[reviews,names]"):
+        command = [
+            "bench",
+            "--config-dir",
+            str(project),
+            *TINY[:-1],
+            f"task={tasks}",
+            *QUICK,
+            *words,
+            "bench.json=a.json",
+        ]
+        code = _main(command)
+        out, err = capsys.readouterr()
+        assert code == 0, err
+        (file,) = tmp_path.iterdir()  # no run folder, nothing else
+        return out, json.loads(file.read_text())
+
+    return run
+
+
+def test_a_composition_is_measured(bench):
+    printed, report = bench("weighting=pcgrad")
+    assert "HardSharing, PCGrad" in printed
+    assert "fewer than the 7 rounds of the protocol" in printed
+    figures = report["figures"]
+    ours = figures["variants"]["ours"]
+    assert figures["work"]["tasks"] == {"reviews": 16, "names": 16}
+    assert ours["tokens"] == figures["work"]["tokens"]
+    assert ours["padding_linear"] == 0.0
+    assert 0 < ours["ceiling_share"]["median"] < 2
+    # 48 rows of each task in batches of 8.
+    assert figures["steps_of_epoch"] == 6
+    assert figures["seconds_of_step"] == pytest.approx(ours["seconds"]["median"] / 2)
+
+
+def test_ours_is_measured_beside_the_trainer(bench):
+    printed, report = bench("of=trainer", "encoder.dropout=0", tasks="[reviews,names,scores]")
+    variants = report["figures"]["variants"]
+    assert [name.partition(":")[0] for name in variants] == ["ours", "B1", "B2", "B3"]
+    assert len({variant["tokens"] for variant in variants.values()}) == 1
+    ours, b1, b2, b3 = variants.values()
+    assert b1["padding_linear"] > b2["padding_linear"] >= b3["padding_linear"] > ours["padding_linear"] == 0.0
+    assert report["figures"]["step_0_gap"] < 1e-5
+    assert set(report["aims"]) == {"5.0 x B1", "1.6 x B2"}
+    assert "difference of the losses before the first update: at most" in printed
+
+
+def test_scores_stand_side_by_side(bench):
+    printed, report = bench("of=trainer", "bench.scores=true", "bench.seeds=[1,2]", "trainer.epochs=1")
+    tasks = report["figures"]["tasks"]
+    assert set(tasks) == {"reviews", "names"}
+    assert tasks["reviews"]["metric"] == "accuracy"
+    assert all(len(tasks["names"][side]) == 2 for side in ("ours", "B2"))
+    (aim,) = report["aims"]
+    assert aim.startswith("scores equal within noise")
+    assert "names span_f1" in printed
+
+
+def test_numbers_of_tasks_are_measured(bench):
+    _, report = bench("of=tasks", "bench.num_tasks=[2]", "bench.tokens=512")
+    assert list(report["figures"]["tasks"]) == ["1", "2"]
+    assert report["figures"]["tasks"]["1"]["ratio"] == {"low": 1.0, "median": 1.0, "high": 1.0}
+
+
+def test_the_loops_moments_add_up(bench):
+    printed, report = bench("of=loop", "trainer.max_steps=3", "trainer.evaluate_every=2")
+    figures = report["figures"]
+    assert figures["calls"]["data"] == 3
+    # Two evaluations in training, one of each task, and the final ones of validation and test.
+    assert figures["calls"]["evaluation, besides forward"] == 2 * 2 + 2 * 2
+    # The best weights at each evaluation, the checkpoint, and loading the best at the end: at least five calls.
+    assert figures["calls"]["checkpoints"] >= 4
+    assert 0 < figures["outside_share"] < 1
+    inside = sum(figures["seconds"].values())
+    outside = sum(
+        seconds
+        for name, seconds in figures["seconds"].items()
+        if name not in ("forward", "backward, weighting", "optimizer, clipping")
+    )
+    assert figures["outside_share"] == pytest.approx(outside / inside)
+    assert "optimizer, clipping" in printed
+
+
+def test_start_up_is_measured_in_new_processes(bench, monkeypatch):
+    # A process that reaches its first step takes seconds: one will do.
+    monkeypatch.setattr(
+        "mtl_cli.bench.startup.interleave", lambda variants, _: {n: [v.round()] for n, v in variants.items()}
+    )
+    printed, report = bench("of=startup")
+    figures = report["figures"]
+    assert list(figures)[:2] == ["mtl --help", "mtl train --cfg job"]
+    assert figures["mtl --help"]["heavy_imports"] == figures["mtl train --cfg job"]["heavy_imports"] == []
+    first_step = figures[list(figures)[2]]
+    assert 0 < first_step["cpu_seconds"]["median"] < first_step["cpu_seconds_to_its_end"]
+    assert "task=[reviews,names]" in printed
+    assert "bench." not in list(figures)[2]
+
+
+def test_one_variant_alone_prints_its_peak(project, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mtl_cli.commands.bench.keep_freed_memory", lambda: True)
+    monkeypatch.setattr("mtl_cli.training.loop.keep_freed_memory", lambda: True)
+    words = ["bench", "--config-dir", str(project), *TINY[:-1], "task=[reviews,names]", *QUICK, "of=trainer"]
+    for variant in ("ours", "B3"):
+        assert _main([*words, f"bench.only={variant}"]) == 0
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith('{"peak_bytes_of_variant"'))
+        assert json.loads(line)["peak_bytes_of_variant"] > 2**20
+    assert _main([*words, "bench.only=B9"]) == 2
+    assert "bench.only: found 'B9', allowed: ours, B1, B2, B3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["of=speed"], "of: found 'speed'"),
+        (["bench.round=3"], "bench.round"),
+        (["resume=x"], "resume: a benchmark trains nothing that is kept"),
+        (["-m", "seed=1,2"], "one thing at a time; leave out -m"),
+        (["of=loop", "bench.only=ours"], "bench.only: of=loop has no variants"),
+        (["bench.only=B1", "bench.force=true", *SMALL], "bench.only: found 'B1', allowed: ours; of=trainer has others"),
+    ],
+)
+def test_what_a_benchmark_cannot_do_is_refused(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mtl_cli.commands.bench.keep_freed_memory", lambda: True)
+    assert _main(["bench", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_words_that_compose_are_all_but_the_commands_own():
+    words = ["--config-dir", "bench.d", "of=trainer", "++bench.rows=3", "task=[a]", "bench.json=b", "offset=1"]
+    assert composing_words(words, ("of", "bench")) == ["--config-dir", "bench.d", "task=[a]", "offset=1"]

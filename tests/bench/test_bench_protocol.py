@@ -1,0 +1,62 @@
+"""The protocol's arithmetic, with made-up times; figures are measured, not tested."""
+
+import psutil
+import pytest
+
+from mtl_cli.bench import protocol
+from mtl_cli.bench.protocol import Measured, Spread, check_step_0, interleave, ratios, refuse_overload
+from mtl_cli.errors import UserError
+
+
+class Recorder:
+    def __init__(self, name, order):
+        self.name, self.order, self.number = name, order, 0
+
+    def round(self):
+        self.order.append(self.name)
+        self.number += 1
+        return Measured(seconds=float(self.number), tokens=10)
+
+
+def test_variants_take_turns_who_begins_moves_on_and_the_first_round_is_dropped():
+    order = []
+    found = interleave({name: Recorder(name, order) for name in "abc"}, num_rounds=3)
+    assert "".join(order) == "abcbcacababc"
+    assert [measured.seconds for measured in found["b"]] == [2.0, 3.0, 4.0]
+
+
+def test_a_spread_is_the_median_with_quartiles_of_what_was_measured():
+    assert Spread.of([5.0, 1.0, 3.0, 2.0, 4.0]) == Spread(2.0, 3.0, 4.0)
+    assert Spread.of([7.0]) == Spread(7.0, 7.0, 7.0)
+    # Two values: nothing beyond them.
+    assert Spread.of([1.0, 3.0]) == Spread(1.5, 2.0, 2.5)
+    assert Spread(1234.4, 2345.6, 3456.7).text(0) == "2,346 (1,234 to 3,457)"
+
+
+def test_ratios_are_of_the_same_round():
+    # 2 / 1, 3 / 2, 8 / 2: the median is 2, while the ratio of the medians is 3 / 2.
+    assert ratios([2.0, 3.0, 8.0], [1.0, 2.0, 2.0]).median == 2.0
+
+
+@pytest.mark.parametrize(("load", "busy", "refused"), [(0.1, 0.9, False), (5.0, 0.1, False), (5.0, 0.9, True)])
+def test_a_machine_is_refused_that_was_busy_and_still_is(load, busy, refused, monkeypatch):
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (load * (protocol.os.cpu_count() or 1), 0.0, 0.0))
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 100 * busy)
+    if refused:
+        with pytest.raises(
+            UserError, match=r"the machine is busy: load 5.00 .* 90% of the processor .*bench.force=true"
+        ):
+            refuse_overload(force=False)
+    else:
+        assert refuse_overload(force=False) == pytest.approx(load)
+    assert refuse_overload(force=True) == pytest.approx(load)
+
+
+def test_losses_before_the_first_update_must_agree():
+    losses = {"ours": {"a": 0.5, "b": 20.0}, "B1": {"a": 0.500004, "b": 20.0001}}
+    # Absolute below 1, relative above: 4e-6, and 1e-4 / 20 = 5e-6.
+    assert check_step_0(losses, 1e-5) == pytest.approx(5e-6, rel=1e-3)
+    with pytest.raises(UserError, match=r"a 0.500000 in ours, 0.500004 in B1; allowed: 1e-06"):
+        check_step_0(losses, 1e-6)
+    with pytest.raises(UserError, match="do not compute the same"):
+        check_step_0({"ours": {"a": 0.5}, "B1": {"a": float("nan")}}, 1e-3)

@@ -1,0 +1,94 @@
+"""The GPU check's comparisons, on the CPU, and what it makes of them; its benchmarks are those of `mtl bench`."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from compose import composed
+
+from mtl_cli.check_config import check_config
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def gpu_check():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPTS)
+        yield importlib.import_module("gpu_check")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_machine_without_a_gpu_is_refused(gpu_check, tmp_path, capsys):
+    assert gpu_check.main([str(tmp_path / "a.json")]) == 2
+    assert "sees no GPU. Run it on a machine with one, or rehearse with --cpu" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_rehearsal_runs_every_check(gpu_check, tmp_path, capsys):
+    assert gpu_check.main(["--cpu", "--no-benchmarks", str(tmp_path / "a.json")]) == 0
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert [check["passed"] for check in found["checks"]] == [True] * 4
+    assert all(check["error"] <= check["tolerance"] for check in found["checks"])
+    assert capsys.readouterr().out.count("passed: ") == 4
+
+
+def test_a_wrong_kernel_and_one_that_raises_fail_and_the_others_run(gpu_check, tmp_path, monkeypatch, capsys):
+    def doubled(device):
+        return gpu_check.Check("doubled", gpu_check.relative(torch.tensor([2.0]), torch.tensor([1.0])), 0.5)
+
+    def raising(device):
+        """Raises."""
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(gpu_check, "CHECKS", (raising, doubled, gpu_check.check_packed))
+    assert gpu_check.main(["--cpu", "--no-benchmarks", str(tmp_path / "a.json")]) == 1
+    found = json.loads((tmp_path / "a.json").read_text())["checks"]
+    assert [check["passed"] for check in found] == [False, False, True]
+    assert found[0]["note"] == "RuntimeError: no kernel image"
+    assert found[1]["error"] == 1.0
+    assert "failed: Raises, doubled" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["step, padded", "trainer", "tasks", "loop", "startup", "step"])
+def test_the_words_of_the_rehearsal_compose(gpu_check, name, tmp_path):
+    config = composed(*gpu_check.benchmarks(tmp_path, cpu=True)[name], command="bench")
+    check_config({key: value for key, value in config.items() if key not in ("of", "bench")})
+
+
+def test_the_words_for_a_gpu_compose(gpu_check, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check, "write_bert_base", lambda folder: None)
+    for words in gpu_check.benchmarks(tmp_path, cpu=False).values():
+        config = composed(*words, command="bench")
+        check_config({key: value for key, value in config.items() if key not in ("of", "bench")})
+
+
+def test_aims_follow_from_the_figures(gpu_check):
+    def step(tokens, share, padding=0.0):
+        ours = {"tokens_per_second": {"median": tokens}, "ceiling_share": {"median": share}, "padding_linear": padding}
+        return {"figures": {"variants": {"ours": ours}}}
+
+    # Half of the padded slots are padding: unpadded at least 0.9 / 0.5 = 1.8 times as fast.
+    found = {"step, BERT-base": step(190.0, 0.31), "step, BERT-base, padded": step(100.0, 0.2, 0.5)}
+    found["trainer"] = {"aims": {"1.6 x B2": False}}
+    aims = gpu_check.aims_of(found)
+    assert aims == {
+        "step, BERT-base: at least 30% of the matrix-product rate": True,
+        "step, MiniLM: at least 15% of the matrix-product rate": None,
+        "unpadded at least 0.9 / (1 - padded fraction) times padded": True,
+        "trainer: 1.6 x B2": False,
+    }
+    found["step, BERT-base"] = step(179.0, 0.29)
+    assert list(gpu_check.aims_of(found).values())[::2] == [False, False]
+
+
+def test_benchmarks_that_fail_or_have_no_time_left_are_said_so(gpu_check, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check, "benchmarks", lambda folder, cpu: {"wrong": ["--nonsense"], "late": []})
+    clock = iter([0.0, 1000.0])
+    monkeypatch.setattr(gpu_check.time, "monotonic", lambda: next(clock))
+    told = {}
+    gpu_check.run_benchmarks(tmp_path, True, 100.0, told.__setitem__)
+    assert told == {"wrong": {"failed": "exit status 2"}, "late": {"skipped": "no time left"}}
