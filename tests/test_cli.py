@@ -245,7 +245,17 @@ def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing_behind(project,
     arguments = ["task=[reviews,names]", "sharing.num_shared_layers=1", "dry_run=true", f"hydra.run.dir={run}", *TINY]
     assert _main(["train", "--config-dir", str(project), *arguments]) == 0
     printed = capsys.readouterr().out
-    for word in ("HardSharing", "shared", "reviews", "names", "x hard sharing", "one epoch: 6 steps", "16 rows"):
+    for word in (
+        "HardSharing",
+        "shared",
+        "reviews",
+        "names",
+        "x hard sharing",
+        "one epoch: 6 steps",
+        "16 rows",
+        "estimated memory",
+        "KiB a token",
+    ):
         assert word in printed
     assert "operations of a step: 1.00" in printed
     assert not run.exists()

@@ -17,6 +17,7 @@ from mtl_cli.gradients import GradientEngine
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.tracking import Loggers, MetricsFile, Progress, RunFolder
 from mtl_cli.training import AdamW, Checkpoints
+from mtl_cli.training import loop as training_loop
 from mtl_cli.training.loop import Loop
 
 AIM = 0.03
@@ -28,7 +29,7 @@ _WATCHED: tuple[Watched, ...] = (
     (MultiTaskModel, "forward", "forward"),
     (GradientEngine, "step", "backward, weighting"),
     (GradientEngine, "after_update", "backward, weighting"),
-    (torch.nn.utils, "clip_grad_norm_", "optimizer, clipping"),
+    (training_loop, "clip_gradients", "optimizer, clipping"),
     (Loop, "_parts_of_step", "data"),
     (Loop, "_check_finite", "checks and means of losses"),
     (Loop, "_log_window", "logging"),
@@ -116,7 +117,7 @@ def _watched_build(build: Callable[..., torch.optim.Optimizer], moments: Moments
 
     def built(*arguments: Any, **more: Any) -> torch.optim.Optimizer:
         optimizer = build(*arguments, **more)
-        for attribute in ("step", "zero_grad"):
+        for attribute in ("step", "zero_grad", "catch_up"):
             setattr(optimizer, attribute, moments.wrapped(getattr(optimizer, attribute), "optimizer, clipping"))
         return optimizer
 

@@ -120,6 +120,7 @@ def _cut(data: TaskData, num_examples: int, seed: int) -> TaskData:
 
 def slots_of(layout: Layout) -> tuple[int, int]:
     """Slots that a step's linear layers and its attention (as it runs on a CPU) compute, padding included."""
-    linear = layout.num_tokens if layout.packed else layout.num_rows * layout.max_length
+    passes = [] if layout.packed else [group.layout for group in layout.groups_for_passes(torch.device("cpu"))]
+    linear = layout.num_tokens if layout.packed else sum(one.num_rows * one.max_length for one in passes)
     groups = layout.attention_plan(torch.device("cpu")).groups if layout.packed else ()
     return linear, sum(group.num_rows * group.length for group in groups) or linear

@@ -5,25 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from mtl_cli.build import instantiate
-from mtl_cli.data import TaskData
+from mtl_cli.data import EncodedSplit, TaskData
 from mtl_cli.encoders import Encoder
+from mtl_cli.encoders.grouping import group_for_passes
 from mtl_cli.gradients import Losses
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.precision import choose_device, choose_precision
 from mtl_cli.sampling import StepStream, count_steps_per_epoch
 from mtl_cli.sharing import HardSharing
+from mtl_cli.training.live_memory import LiveMemory
 from mtl_cli.types import Step
 
 _BYTES_TRAINED, _BYTES_FROZEN = 16, 4
 """Of a parameter in float32: itself, its gradient and AdamW's two moments; itself alone."""
+
+# Steps that are looked at for what a step holds on average.
+_SAMPLED_STEPS = 50
 
 _COLUMNS = ("part", "parameters", "memory", "")
 
@@ -67,15 +73,50 @@ def parts_of(model: MultiTaskModel) -> dict[str, int]:
 
 def operations_of(model: MultiTaskModel, step: Step) -> int:
     """Count the operations of the matrix products in one training step."""
+    return measure_step(model, step)[0]
+
+
+def measure_step(model: MultiTaskModel, step: Step, precision: Literal["bf16", "fp32"] = "fp32") -> tuple[int, int]:
+    """Run one training step without an update; return its operations in matrix products, and bytes of activations.
+
+    Activations are what the forward pass leaves for the backward pass.
+    """
     device = next(model.parameters()).device
-    losses = Losses(model.train(), "fp32", device)
-    with FlopCounterMode(display=False) as counter:
+    losses = Losses(model.train(), precision, device)
+    with LiveMemory() as memory, FlopCounterMode(display=False) as counter:
         found = losses(step, losses.normalizers([step], list(step)))
+        activations = memory.now
         losses.objective(torch.stack(list(found.values()))).backward()
         if penalties := model.sharing.penalties(model):
             torch.stack(list(penalties.values())).sum().backward()
     model.zero_grad(set_to_none=True)
-    return int(counter.get_total_flops())
+    return int(counter.get_total_flops()), activations
+
+
+@dataclass(frozen=True)
+class StepSizes:
+    """What the first steps of a run hold.
+
+    Attributes:
+        rows: mean rows of a step.
+        tokens: mean tokens.
+        padded: share of what is computed that is padding, where the encoder pads.
+    """
+
+    rows: float
+    tokens: float
+    padded: float
+
+    @classmethod
+    def of_first(cls, stream: StepStream, splits: Mapping[str, EncodedSplit], num_steps: int) -> StepSizes:
+        """Draw the first steps of a run, whose stream this is, and look at their lengths."""
+        rows, tokens, slots = [], [], []
+        for number in range(num_steps):
+            lengths = np.concatenate([splits[name].lengths[r] for name, r in stream.next_step(number).items()])
+            rows.append(len(lengths))
+            tokens.append(int(lengths.sum()))
+            slots.append(sum(len(group) * int(lengths[group].max()) for group in group_for_passes(lengths)))
+        return cls(float(np.mean(rows)), float(np.mean(tokens)), 1 - sum(tokens) / sum(slots))
 
 
 def compare_with_hard_sharing(
@@ -96,13 +137,22 @@ def compare_with_hard_sharing(
     sampler = instantiate(config["sampler"])
     stream = StepStream(sampler, splits, seed=config["seed"], total_steps=2)
     step = stream.collate(stream.labelled([stream.next_step(0)])[0])
-    num_rows, tokens = (sum(getattr(batch, key) for batch in step.values()) for key in ("num_rows", "num_tokens"))
+    steps = count_steps_per_epoch(sampler, splits, seed=config["seed"])
+    fresh = StepStream(sampler, splits, seed=config["seed"], total_steps=steps)
+    sizes = StepSizes.of_first(fresh, splits, min(steps, _SAMPLED_STEPS))
+    device = choose_device(config["trainer"].get("device", "auto"))
+    precision = choose_precision(config["trainer"].get("precision", "auto"), device)
     costs = {}
+    activations = 0
     chosen = instantiate(config["sharing"])
     for name, strategy in (("run", chosen), ("hard", HardSharing())):
         model = build(deepcopy(encoder), strategy)
+        if config["trainer"].get("activation_checkpointing"):
+            model.encoder.checkpoint_activations()
         buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
-        costs[name] = Cost(parts_of(model), operations_of(model, step), buffers)
+        operations, found = measure_step(model, step, precision)
+        activations = activations or found  # of the run, which comes first
+        costs[name] = Cost(parts_of(model), operations, buffers)
     run, hard = costs["run"], costs["hard"]
     table = Table(title=f"{type(chosen).__name__}: what would be trained", title_justify="left", show_edge=False)
     for column in _COLUMNS:
@@ -120,24 +170,26 @@ def compare_with_hard_sharing(
     )
     console = Console()
     console.print(table)
-    device = choose_device(config["trainer"].get("device", "auto"))
-    steps = count_steps_per_epoch(sampler, splits, seed=config["seed"])
-    console.print(
-        f"one epoch: {steps:,} steps; the first step: {num_rows} rows, {tokens:,} tokens, "
-        f"{run.operations / 1e9:,.1f} G operations in matrix products (forward and backward), "
-        f"on {device} in {choose_precision(config['trainer'].get('precision', 'auto'), device)}",
-        highlight=False,
-        soft_wrap=True,
+    of_step = sum(batch.num_tokens for batch in step.values())
+    a_token = activations / of_step
+    at_once = config["trainer"].get("batch_tokens")
+    tokens = min(sizes.tokens, at_once) if isinstance(at_once, int) else sizes.tokens
+    padding = f", {sizes.padded:.0%} padding on top" if not encoder.packed else ""
+    lines = (
+        f"one epoch: {steps:,} steps; a step: {sizes.rows:,.0f} rows, {sizes.tokens:,.0f} tokens on average{padding}, "
+        f"{run.operations / of_step * sizes.tokens / 1e9:,.1f} G operations in matrix products (forward and backward), "
+        f"on {device} in {precision}",
+        f"estimated memory: {_mebibytes(run.num_bytes)} for weights, gradients and AdamW's moments, and "
+        f"{_mebibytes(a_token * tokens)} for the activations of {tokens:,.0f} tokens at once "
+        f"({a_token / 1024:,.0f} KiB a token), together {_mebibytes(run.num_bytes + a_token * tokens)}",
+        "trainer.batch_tokens bounds the tokens at once; auto finds what fits. Operations leave out decompositions "
+        "(sharing=soft_trace_norm). Nothing was trained.",
     )
-    console.print(
-        "memory: weights, gradients and AdamW's moments in float32; activations come on top. Operations leave out "
-        "decompositions (sharing=soft_trace_norm). Nothing was trained.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
 
 
-def _mebibytes(size: int) -> str:
+def _mebibytes(size: float) -> str:
     return f"{size / 2**20:,.1f} MiB"
 
 

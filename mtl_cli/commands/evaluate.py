@@ -21,6 +21,7 @@ from mtl_cli.saved_model import load_model
 from mtl_cli.tasks import Task
 from mtl_cli.tracking import ConsoleLog, Progress, Results, RunFolder
 from mtl_cli.tracking.results_table import plain_table
+from mtl_cli.training.measured_choices import use_choices_of
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def evaluate(config: Mapping[str, Any]) -> int:
             device, choose_precision(precision, device), saved["trainer"].get("evaluation_batch_tokens", 8192)
         )
         model = load_model(run.model_folder, device, allow_packages=settings.allow_targets)
+        use_choices_of(run)
         output = RunFolder(settings.output) if settings.output else None
         cache_dir = Path(settings.cache_dir) if settings.cache_dir else None
         metrics: dict[str, dict[str, dict[str, float]]] = {}
@@ -109,6 +111,7 @@ def training_metrics(
     precision = choose_precision(saved["trainer"].get("precision", "auto"), device)
     evaluator = Evaluator(device, precision, saved["trainer"].get("evaluation_batch_tokens", 8192))
     model = load_model(run.model_folder, device, allow_packages=allow_targets or ())
+    use_choices_of(run)
     metrics = {}
     for name, _, data in tasks_with_data(saved, model, cache_dir):
         split = data.splits["train"]

@@ -6,6 +6,7 @@ Shapes: N tokens of all rows, H heads, E width of a head, S slots of all attenti
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -13,17 +14,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention, softmax
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from mtl_cli.encoders.dropout import fast_dropout
+from mtl_cli.encoders.attention_choice import fused_from
 from mtl_cli.encoders.layout import AttentionGroup, AttentionPlan, Layout
+from mtl_cli.encoders.product_attention import HeadMajorPlan, ProductAttention
 
 PACKED_ATTENTION = "mtl_packed"
-
-# On a CPU plain products, forward and back, took a third to two thirds of the time of scaled_dot_product_attention with
-# a mask at 64 to 512 tokens (bfloat16, 12 heads of 32). Beyond, the (T, T) weights that they keep need too much memory.
-_FUSED_FROM_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +132,9 @@ def _attend_in_groups(
 ) -> torch.Tensor:
     """Attention of all rows, (N, H, E), in groups of rows of similar length."""
     plan = layout.attention_plan(query_NHE.device)
+    # With dropout scaled_dot_product_attention computes by plain products too, on a CPU.
+    if query_NHE.device.type == "cpu" and (settings.dropout > 0.0 or layout.max_length < fused_from()):
+        return _attend_by_products(query_NHE, key_NHE, value_NHE, layout, settings)
     query_SHE, key_SHE, value_SHE = (_to_slots(x_NHE, plan) for x_NHE in (query_NHE, key_NHE, value_NHE))
     attended = [
         _attend_group(query_SHE[group.slots], key_SHE[group.slots], value_SHE[group.slots], group, layout, settings)
@@ -145,6 +146,26 @@ def _attend_in_groups(
 
 def _to_slots(x_NHE: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
     return x_NHE if plan.indices is None else _ToSlots.apply(x_NHE, *plan.indices)
+
+
+def _attend_by_products(
+    query_NHE: torch.Tensor, key_NHE: torch.Tensor, value_NHE: torch.Tensor, layout: Layout, settings: _Settings
+) -> torch.Tensor:
+    """Attention of all rows, (N, H, E), by plain matrix products on a CPU."""
+    H = query_NHE.shape[1]
+    if torch.is_autocast_enabled("cpu"):  # which would cast each product's factors by itself
+        dtype = torch.get_autocast_dtype("cpu")
+        query_NHE, key_NHE, value_NHE = (x_NHE.to(dtype) for x_NHE in (query_NHE, key_NHE, value_NHE))
+    groups = layout.attention_plan(query_NHE.device).groups
+    plan = layout.kept(
+        ("head_major", H), lambda: HeadMajorPlan.of(layout.attention_plan(query_NHE.device), layout.num_tokens, H)
+    )
+    biases = [_repeat_for_heads(group, layout, settings, query_NHE) for group in groups]
+    with torch.autocast("cpu", enabled=False):
+        attended_NHE: torch.Tensor = ProductAttention.apply(
+            query_NHE, key_NHE, value_NHE, plan, biases, settings.scale, settings.dropout
+        )
+    return attended_NHE
 
 
 def _attend_group(
@@ -159,24 +180,31 @@ def _attend_group(
     B, T = group.num_rows, group.length
     _, H, E = query_SHE.shape
     query_BHTE, key_BHTE, value_BHTE = (x.view(B, T, H, E).transpose(1, 2) for x in (query_SHE, key_SHE, value_SHE))
-    window = settings.window if settings.window is not None and settings.window < T else None
-    key = ("bias", group.slots.start, settings.causal, window, query_SHE.dtype, query_SHE.device)
-    bias_BQT = layout.kept(key, lambda: _bias(group, settings.causal, window, query_SHE))
-    if query_SHE.device.type != "cpu" or T >= _FUSED_FROM_TOKENS:
-        mask_B1QT = None if bias_BQT is None else bias_BQT[:, None]
-        attended_BHTE = scaled_dot_product_attention(
-            query_BHTE, key_BHTE, value_BHTE, attn_mask=mask_B1QT, dropout_p=settings.dropout, scale=settings.scale
-        )
-        return attended_BHTE.transpose(1, 2).reshape(B * T, H, E)
-    query_GTE, key_GTE, value_GTE = (x.reshape(B * H, T, E) for x in (query_BHTE, key_BHTE, value_BHTE))
-    if bias_BQT is None:
-        scores_GTT = torch.bmm(query_GTE * settings.scale, key_GTE.transpose(1, 2))
-    else:
-        bias_GQT = layout.kept((*key, H), lambda: _repeat_for_heads(bias_BQT, H))
-        scores_GTT = torch.baddbmm(bias_GQT, query_GTE, key_GTE.transpose(1, 2), alpha=settings.scale)
-    weights_GTT = softmax(scores_GTT, dim=-1).to(value_GTE.dtype)
-    attended_GTE = torch.bmm(fast_dropout(weights_GTT, settings.dropout, training=True), value_GTE)
-    return attended_GTE.view(B, H, T, E).transpose(1, 2).reshape(B * T, H, E)
+    bias_BQT = _kept_bias(group, layout, settings, query_SHE)
+    mask_B1QT = None if bias_BQT is None else bias_BQT[:, None]
+    attended_BHTE = scaled_dot_product_attention(
+        query_BHTE, key_BHTE, value_BHTE, attn_mask=mask_B1QT, dropout_p=settings.dropout, scale=settings.scale
+    )
+    return attended_BHTE.transpose(1, 2).reshape(B * T, H, E)
+
+
+def _kept_bias(group: AttentionGroup, layout: Layout, settings: _Settings, like: torch.Tensor) -> torch.Tensor | None:
+    """What is added to a group's scores, the same for all blocks with these settings."""
+    window = settings.window if settings.window is not None and settings.window < group.length else None
+    key = ("bias", group.slots.start, settings.causal, window, like.dtype, like.device)
+    return layout.kept(key, lambda: _bias(group, settings.causal, window, like))
+
+
+def _repeat_for_heads(
+    group: AttentionGroup, layout: Layout, settings: _Settings, query_NHE: torch.Tensor
+) -> torch.Tensor | None:
+    """The bias of each row and head, (G or 1, T or 1, T)."""
+    bias_BQT = _kept_bias(group, layout, settings, query_NHE)
+    if bias_BQT is None or bias_BQT.shape[0] == 1:
+        return bias_BQT
+    H = query_NHE.shape[1]
+    key = ("bias_of_heads", H, group.slots.start, settings.causal, settings.window, query_NHE.dtype)
+    return layout.kept(key, lambda: bias_BQT.repeat_interleave(H, dim=0))
 
 
 def _bias(group: AttentionGroup, causal: bool, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
@@ -201,10 +229,6 @@ def _bias(group: AttentionGroup, causal: bool, window: int | None, like: torch.T
         return None
     bias = torch.zeros(sees.shape, dtype=like.dtype, device=like.device)
     return bias.masked_fill_(~sees, torch.finfo(like.dtype).min / 2)
-
-
-def _repeat_for_heads(bias_BQT: torch.Tensor, num_heads: int) -> torch.Tensor:
-    return bias_BQT if bias_BQT.shape[0] == 1 else bias_BQT.repeat_interleave(num_heads, dim=0)
 
 
 def _attend_varlen(
@@ -250,8 +274,10 @@ def _varlen_serves(query_NHE: torch.Tensor, dropout: float) -> bool:
 @cache
 def _varlen_exists() -> bool:
     try:
-        from torch.nn.attention.varlen import varlen_attn  # noqa: F401
+        from torch.nn.attention.varlen import varlen_attn
     except ImportError:
+        return False
+    if not {"scale", "window_size"} <= set(inspect.signature(varlen_attn).parameters):  # in its first versions
         return False
     return torch.cuda.get_device_capability() >= (8, 0)
 

@@ -5,6 +5,7 @@ Shapes: B rows, T tokens of the longest row, N tokens of all rows, D hidden widt
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from mtl_cli.encoders.families import check_packing, first_position, max_length,
 from mtl_cli.encoders.layout import Layout
 from mtl_cli.encoders.shape import EncoderShape, check_num_frozen_blocks
 from mtl_cli.encoders.sites import Site, SiteName, check_sites, find_sites
-from mtl_cli.types import Pooling, UserError
+from mtl_cli.types import Pooling, Step, UserError
 
 
 class Encoder(nn.Module):
@@ -142,6 +143,27 @@ class Encoder(nn.Module):
     def _encode_padded(
         self, input_ids_N: torch.Tensor, token_type_ids_N: torch.Tensor | None, layout: Layout
     ) -> torch.Tensor:
+        # Rows of tasks with texts of different lengths: a pass for each length, so that few are padded much. Where a
+        # strategy has layers inside of blocks, they may mix tasks, and all rows stay together.
+        groups = layout.kept("passes", lambda: layout.groups_for_passes(input_ids_N.device))
+        if len(groups) == 1 or self.has_foreign_layers:
+            return self._encode_padded_group(input_ids_N, token_type_ids_N, layout)
+        hidden = []
+        for group in groups:
+            with use_layout(group.layout):
+                ids_n, types = (
+                    None if x is None else x.index_select(0, group.tokens) for x in (input_ids_N, token_type_ids_N)
+                )
+                assert ids_n is not None
+                hidden.append(self._encode_padded_group(ids_n, types, group.layout))
+        order_N = layout.kept(
+            ("place_of_token", input_ids_N.device), lambda: torch.cat([group.tokens for group in groups]).argsort()
+        )
+        return torch.cat(hidden).index_select(0, order_N)
+
+    def _encode_padded_group(
+        self, input_ids_N: torch.Tensor, token_type_ids_N: torch.Tensor | None, layout: Layout
+    ) -> torch.Tensor:
         padding = layout.padding(input_ids_N.device)
         is_padding_BT = ~padding.is_real_BT
         arguments = {"attention_mask": padding.is_real_BT.long()}
@@ -150,6 +172,36 @@ class Encoder(nn.Module):
         input_ids_BT = input_ids_N[padding.token_of_slot_BT].masked_fill_(is_padding_BT, self._pad_token_id)
         hidden_BTD = self.model(input_ids=input_ids_BT, **arguments).last_hidden_state
         return hidden_BTD.flatten(0, 1).index_select(0, padding.slot_of_token_N)
+
+    @property
+    def has_foreign_layers(self) -> bool:
+        """Whether a sharing strategy has put layers of its own into the model."""
+        return bool(self.foreign_layers())
+
+    def foreign_layers(self) -> list[str]:
+        """Return the names of the classes of ours inside the model, but for dropout."""
+        found = {type(m).__name__ for m in self.model.modules() if _is_foreign(m)}
+        return sorted(found)
+
+    def checkpoint_activations(self) -> None:
+        """Keep only the inputs of each block for the backward pass, which computes the rest again.
+
+        Raises:
+            UserError: the family cannot.
+        """
+        if not self.model.supports_gradient_checkpointing:
+            raise UserError(
+                f"trainer.activation_checkpointing: true, but a '{self.family}' model of transformers has none; set "
+                "trainer.batch_tokens=auto, which cuts steps into smaller parts instead"
+            )
+        model = self.model  # its method has had two names in transformers 5
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+
+    def ids_read(self, steps: Iterable[Step]) -> torch.Tensor:
+        """Return the ids of the word embedding that forward passes over these steps look up, int64, unsorted."""
+        found = [batch.input_ids_N for step in steps for batch in step.values()]
+        return torch.cat([*found, found[0].new_tensor([self._pad_token_id])])
 
     def freeze(self, *, embeddings: bool, num_blocks: int) -> None:
         """Exclude the embeddings, or the lowest blocks, from training."""
@@ -180,3 +232,7 @@ def _find_blocks(model: Any) -> str | None:
         if isinstance(module, nn.ModuleList) and len(module) == count and len({type(block) for block in module}) == 1:
             return name
     return None
+
+
+def _is_foreign(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("mtl_cli.") and not isinstance(module, nn.Dropout)

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from mtl_cli.encoders.grouping import group_by_length
+from mtl_cli.encoders.grouping import group_by_length, group_for_passes
+from mtl_cli.types import move_tensor
 
 _Value = TypeVar("_Value")
 
@@ -74,6 +75,19 @@ class Padding:
     token_of_slot_BT: torch.Tensor
     is_real_BT: torch.Tensor
     slot_of_token_N: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PassGroup:
+    """Rows of similar length that go through a padded encoder by themselves.
+
+    Attributes:
+        layout: their layout, as if they were one task's.
+        tokens: which of the N tokens are theirs, int64, row after row.
+    """
+
+    layout: Layout
+    tokens: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +197,20 @@ class Layout:
         """Groups of rows of similar length, and the indices between the N tokens and the groups' slots."""
         return self.kept(("attention_plan", device), lambda: self._make_attention_plan(device))
 
+    def groups_for_passes(self, device: torch.device) -> list[PassGroup]:
+        """Split the rows by length for passes through an encoder that pads; rows in order where one group is best."""
+        groups = group_for_passes(self.lengths)
+        if len(groups) == 1:
+            return [PassGroup(self, _to(np.arange(self.num_tokens), device))]
+        found = []
+        for rows in groups:
+            lengths = self.lengths[rows]
+            within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            tokens = np.repeat(self.starts[rows], lengths) + within
+            layout = Layout.from_lengths({"rows": lengths}, packed=self.packed)
+            found.append(PassGroup(layout, _to(tokens, device)))
+        return found
+
     def kept(self, key: Any, make: Callable[[], _Value]) -> _Value:
         """Return what `make` returned when this layout was first asked for `key`."""
         if key not in self._cache:
@@ -224,4 +252,4 @@ class Layout:
 
 
 def _to(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+    return move_tensor(torch.from_numpy(np.ascontiguousarray(array)), device)

@@ -170,6 +170,13 @@ class RowBlock(Block):
         weights_R = weights_K.to(self.rows_RD.device, self.rows_RD.dtype)[self.task_R]
         return combined.index_add_(0, self.ids_R, self.rows_RD * weights_R[:, None])
 
+    def combine_rows(self, weights_K: torch.Tensor) -> torch.Tensor:
+        """Return what `combine` does as a sparse tensor of the touched rows."""
+        weights_R = weights_K.to(self.rows_RD.device, self.rows_RD.dtype)[self.task_R]
+        return torch.sparse_coo_tensor(
+            self.ids_R[None], self.rows_RD * weights_R[:, None], self.shape, check_invariants=False
+        )
+
     def add(self, other: Block) -> Block:
         """Add up rows that both have."""
         if not isinstance(other, RowBlock):

@@ -21,12 +21,14 @@ class SharedParameter:
         parameter: the parameter.
         group: the part of the model that `grouping: block` balances by itself.
         in_scope: whether a weighting looks at its gradients.
+        is_sparse: whether its gradient may hold the rows of an embedding that a step touches alone.
     """
 
     name: str
     parameter: nn.Parameter
     group: str
     in_scope: bool = True
+    is_sparse: bool = False
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -48,6 +50,7 @@ def shared_parameters(
     """
     names = [name for name, part in model.parameter_partition().items() if part == SHARED]
     parameters = dict(model.named_parameters(remove_duplicate=False))
+    modules = dict(model.named_modules())
     block_of = {id(p): i for i, block in enumerate(model.encoder.blocks) for p in block.parameters()}
     in_encoder = {id(p) for p in model.encoder.parameters()}
     extras = {id(p) for p in model.encoder.extras.parameters()}
@@ -69,5 +72,6 @@ def shared_parameters(
             group = "extras"
         else:
             group = "embeddings" if block is None else f"block_{block}"
-        found[name] = SharedParameter(name, parameter, group, not isinstance(scope, int) or block in highest)
+        is_sparse = bool(getattr(modules[name.rpartition(".")[0]], "sparse", False))
+        found[name] = SharedParameter(name, parameter, group, not isinstance(scope, int) or block in highest, is_sparse)
     return found

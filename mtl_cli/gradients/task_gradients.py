@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from mtl_cli.gradients.blocks import Block
+from mtl_cli.gradients.blocks import Block, RowBlock
 from mtl_cli.gradients.shared import SharedParameter
 
 
@@ -66,7 +66,11 @@ class TaskGradients:
         for name, block in self.blocks.items():
             entry = self.shared[name]
             weights_K = weights[entry.group] if entry.group in weights else weights["whole"]
-            put(entry.parameter, block.combine(weights_K))
+            if entry.is_sparse and isinstance(block, RowBlock):
+                gradient = block.combine_rows(weights_K).to(entry.parameter.dtype)
+                entry.parameter.grad = gradient if entry.parameter.grad is None else entry.parameter.grad + gradient
+            else:
+                put(entry.parameter, block.combine(weights_K))
 
 
 def put(parameter: nn.Parameter, gradient: torch.Tensor) -> None:

@@ -39,6 +39,7 @@ class RunFolder:
         self.metrics_file = self.path / "metrics.jsonl"
         self.results_file = self.path / "results.json"
         self.log_file = self.path / "log.txt"
+        self.measured_file = self.path / "measured.json"
         self.predictions_folder = self.path / "predictions"
         self.checkpoints_folder = self.path / "checkpoints"
         self.model_folder = self.path / "model"
@@ -164,6 +165,14 @@ class RunFolder:
             raise UserError(
                 f"{self.results_file} is not what mtl writes: {error!r}. See docs/run_folder.md."
             ) from error
+
+    def write_measured(self, measured: Mapping[str, Any]) -> None:
+        """Replace what the run measured of the machine to choose how to compute, which it keeps when it goes on."""
+        write_json(self.measured_file, dict(measured))
+
+    def read_measured(self) -> dict[str, Any]:
+        """Return what `write_measured` wrote; nothing where nothing was measured."""
+        return _read_json(self.measured_file) if self.measured_file.exists() else {}
 
     def write_predictions(self, task: str, split: str, records: Iterable[Mapping[str, Any]]) -> int:
         """Replace the predictions of a task on a split; return how many there are."""

@@ -8,6 +8,7 @@ divided: heads stay whole, and their gradients are added up as ever.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -86,8 +87,9 @@ def _part_like(whole: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return distribute_tensor(whole.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
 
 
-def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> torch.Tensor:
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float | None) -> torch.Tensor:
     """Scale all gradients so that their norm, of whole and divided ones together, is `max_norm` at most; return it."""
+    max_norm = math.inf if max_norm is None else max_norm
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not any(isinstance(gradient, DTensor) for gradient in gradients):
         return torch.nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)

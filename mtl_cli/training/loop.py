@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from mtl_cli.distributed.ranks import from_main, is_distributed, is_main, num_ranks, rank, wait_for_all
+from mtl_cli.encoders.attention_choice import use_fused_from
+from mtl_cli.encoders.compiling import compile_blocks
 from mtl_cli.evaluation import Evaluator, StopEvaluation, metric_records, score, sum_usage_over_ranks
 from mtl_cli.gradients import GradientEngine, Losses, StepResult
 from mtl_cli.precision import choose_device, choose_precision
@@ -23,8 +25,11 @@ from mtl_cli.stopping import Interrupted, StopRequest
 from mtl_cli.training import fsdp
 from mtl_cli.training.agreement import agreed_signal, check_agreement, generators_of_all, restore_generators_of_rank
 from mtl_cli.training.allocator import keep_freed_memory
+from mtl_cli.training.batch_tokens import measure_batch_tokens
 from mtl_cli.training.checkpoint import Checkpoints
+from mtl_cli.training.clipping import clip_gradients
 from mtl_cli.training.length import run_length
+from mtl_cli.training.measured_choices import fused_attention_from, measured_once
 from mtl_cli.training.run import Progression, TrainingRun
 from mtl_cli.training.seeding import seed_rank
 from mtl_cli.training.window import Window
@@ -54,11 +59,16 @@ class Loop:
         self.steps_per_epoch, self.total_steps = length.steps_per_epoch, length.total_steps
         self.stream = StepStream(run.sampler, self.splits, seed=run.seed, total_steps=self.total_steps)
         self.evaluate_every = self.steps_per_epoch if settings.evaluate_every == "epoch" else settings.evaluate_every
+        if settings.activation_checkpointing:
+            self.model.encoder.checkpoint_activations()
+        if settings.compile:
+            compile_blocks(self.model.encoder)
         self.divided = settings.parallelism == "fsdp" and is_distributed()
         fsdp.spread(self.model, self.device, self.divided)
         seed_rank(run.seed, rank())
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = run.optimizer.build(self.model)
+        # Several processes read different rows of an embedding: lazy updates would round differently in each.
+        self.optimizer = run.optimizer.build(self.model, lazy=not is_distributed())
         self.optimizer_state = fsdp.DividedOptimizer(self.optimizer) if self.divided else self.optimizer
         self.checkpoints = Checkpoints(run.folder.checkpoints_folder, keep=settings.keep_checkpoints)
         self.state = Progression()
@@ -70,7 +80,12 @@ class Loop:
         self.window = Window()
         self.warned_of_few_rows = False
         run.weighting.start(tuple(self.tasks), seed=run.seed, steps_per_epoch=self.steps_per_epoch)
-        self.engine = GradientEngine(self.model, run.weighting, Losses(self.model, self.precision, self.device))
+        longest_row = max(int(split.lengths.max()) for data in run.data.values() for split in data.splits.values())
+        encoder = self.model.encoder
+        use_fused_from(fused_attention_from(run.folder, encoder, self.precision, self.device, longest_row))
+        losses = Losses(self.model, self.precision, self.device)
+        self.engine = GradientEngine(self.model, run.weighting, losses)
+        self.batch_tokens = self._choose_batch_tokens(losses)
         if resume:
             self._resume()
         log.info(
@@ -83,6 +98,13 @@ class Loop:
             self.engine.how,
         )
         self.started = time.monotonic() - self.state.seconds
+
+    def _choose_batch_tokens(self, losses: Losses) -> float:
+        """Most tokens at once; what was measured once holds for the whole run, however often it is resumed."""
+        wanted = self.settings.batch_tokens
+        if wanted != "auto":
+            return math.inf if wanted is None else wanted
+        return measured_once(self.run.folder, "batch_tokens", lambda: measure_batch_tokens(losses, self.splits))
 
     def run_to_end(self) -> Progression:
         """Train until the last step, an early stop, or a signal; see `Trainer.fit`."""
@@ -99,9 +121,10 @@ class Loop:
                     self._after_step()
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"the GPU ran out of memory at step {state.step + 1}. Lower sampler.batch_size (or set "
-                "sampler.max_tokens), raise trainer.num_micro_batches, lower tasks.<name>.max_length, or take a "
-                f"smaller encoder. ({str(error).splitlines()[0]})"
+                f"the GPU ran out of memory at step {state.step + 1}. Set trainer.batch_tokens=auto (or raise "
+                "trainer.num_micro_batches) or trainer.activation_checkpointing=true, lower sampler.batch_size (or set "
+                "sampler.max_tokens), lower tasks.<name>.max_length, or take a smaller encoder. "
+                f"({str(error).splitlines()[0]})"
             ) from error
         finally:
             self.run.progress.close()
@@ -115,10 +138,13 @@ class Loop:
         began = time.monotonic()
         parts, tokens_of_tasks = self._parts_of_step()
         self.model.sharing.start_step(self.model, TrainingMoment(state.step, self.total_steps, self.steps_per_epoch))
+        if self.optimizer.is_lazy:
+            self.optimizer.catch_up(self.model.encoder.ids_read(batch for part in parts for batch in part))
         result = self.engine.step(parts, list(tokens_of_tasks))
-        self.grad_norm = fsdp.clip_gradients(
-            self.parameters, math.inf if settings.max_grad_norm is None else settings.max_grad_norm
-        )
+        if self.divided:
+            self.grad_norm = fsdp.clip_gradients(self.parameters, settings.max_grad_norm)
+        else:
+            self.grad_norm = clip_gradients(self.optimizer, self.parameters, settings.max_grad_norm)
         self.unchecked.append((state.step + 1, result, self.grad_norm))
         if self.device.type == "cpu":  # on a GPU each check waits for the device: done when a line is logged
             self._check_finite()
@@ -162,15 +188,19 @@ class Loop:
             for name in self.tasks
             if any(name in part for part in parts)
         }
-        count = settings.num_micro_batches
-        if is_distributed():
-            parts = [shard_step(part, self.lengths, num_ranks())[rank()] for part in parts]
+        shards = [shard_step(part, self.lengths, num_ranks()) if is_distributed() else [part] for part in parts]
+        most_tokens = max(self._num_tokens(shard) for of_part in shards for shard in of_part)
+        count = max(settings.num_micro_batches, math.ceil(most_tokens / self.batch_tokens))
+        parts = [of_part[rank()] for of_part in shards]
         cut = [split_step(part, count) if count > 1 else [part] for part in parts]
         if self.divided:  # all processes gather the encoder's parameters at the same time, also without rows
             self.engine.losses.filler = self._first_row(rows)
         if is_distributed():
             cut = [[*pieces, *({} for _ in range(count - len(pieces)))] for pieces in cut]
         return [[self._to_device(self.stream.collate(piece)) for piece in pieces] for pieces in cut], tokens
+
+    def _num_tokens(self, rows: Mapping[str, np.ndarray]) -> int:
+        return sum(int(self.lengths[name][of_task].sum()) for name, of_task in rows.items())
 
     def _first_row(self, rows: Mapping[str, np.ndarray]) -> Step:
         task = next(iter(rows))
@@ -249,6 +279,7 @@ class Loop:
         """Score the validation splits, keep the weights if they are the best so far, write a checkpoint."""
         state, settings = self.state, self.settings
         self._check_finite()
+        self.optimizer.catch_up()
         check_agreement(self.model, self.run.weighting.memory, state.step)
         metrics: dict[str, dict[str, float]] = {}
         self.model.sharing.forget_usage(self.model)

@@ -30,6 +30,13 @@ class Trainer:
         log_every_steps: steps between two lines of metrics.jsonl.
         num_micro_batches: cut each step into so many parts whose gradients add up (gradient accumulation): less memory,
             the same update.
+        batch_tokens: most tokens that go through the model at once: a step of more is cut into micro-batches, so that
+            its size and the update stay. auto: as many as memory holds, found by trying before the first step and
+            kept in the run folder.
+        activation_checkpointing: keep only what enters each block, and compute the rest again in the backward pass:
+            far less memory, about a third more time.
+        compile: compile the encoder's blocks (torch.compile), for any number of tokens; meant for GPUs. A weighting of
+            gradients then takes a backward pass a task.
         max_grad_norm: clip the norm of the whole gradient to this; None: no clipping.
         precision: bf16 is autocast to bfloat16 with float32 weights; auto takes it where the hardware is fast at it.
         device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
@@ -50,6 +57,9 @@ class Trainer:
     keep_checkpoints: PositiveInt = 1
     log_every_steps: PositiveInt = 10
     num_micro_batches: PositiveInt = 1
+    batch_tokens: Literal["auto"] | PositiveInt | None = None
+    activation_checkpointing: bool = False
+    compile: bool = False
     max_grad_norm: PositiveFloat | None = 1.0
     precision: Precision = "auto"
     device: str = "auto"
@@ -77,6 +87,11 @@ class Trainer:
         """
         if self.parallelism == "ddp":
             return
+        if self.batch_tokens == "auto":
+            raise UserError(
+                "trainer.batch_tokens: found 'auto', which tries passes on each process by itself; with trainer=fsdp "
+                "allowed: a number of tokens, or null"
+            )
         key = "trainer.parallelism: found 'fsdp', with which a process has a part of each encoder parameter, but"
         if not isinstance(weighting, LossWeighting):
             raise UserError(

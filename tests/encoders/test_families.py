@@ -78,6 +78,24 @@ def test_packed_and_padded_rows_give_the_same_gradients(model_folder, family):
         assert (packed - padded).abs().max() < 1e-4 * max(1.0, padded.abs().max()), name
 
 
+@pytest.mark.parametrize("family", ["deberta-v2", "t5", "bert"])
+def test_padded_rows_in_passes_by_length_give_the_same(monkeypatch, model_folder, family):
+    found = []
+    for cost in (10_000, 0):  # one pass for all rows, one for each length
+        monkeypatch.setattr("mtl_cli.encoders.grouping._PASS_COST", cost)
+        encoder = HuggingFaceEncoder(path=str(model_folder(family)), packing=False, dropout=0.0).build().train()
+        passes = []
+        encoder.model.register_forward_hook(lambda *_, passes=passes: passes.append(1))
+        input_ids_N, layout = tiny_encoders.rows(LENGTHS, packed=False)
+        hidden_ND = encoder(input_ids_N, None, layout)
+        assert len(passes) == (1 if cost else len(set(layout.lengths.tolist())))
+        (hidden_ND * torch.linspace(0, 1, hidden_ND.numel()).view_as(hidden_ND)).sum().backward()
+        found.append((hidden_ND, {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}))
+    torch.testing.assert_close(found[1][0], found[0][0], atol=1e-5, rtol=1e-5)
+    for name, gradient in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], gradient, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("family", ["bert", "gpt2", "modernbert"])
 def test_a_row_does_not_see_the_rows_beside_it(model_folder, family):
     encoder = HuggingFaceEncoder(path=str(model_folder(family))).build().eval()

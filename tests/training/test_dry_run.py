@@ -1,9 +1,10 @@
 """What `mtl train dry_run=true` says, and that nothing is trained."""
 
+import numpy as np
 import pytest
-from gradients.steps import model_of, step_of
+from gradients.steps import batch, model_of, step_of
 
-from mtl_cli.commands.dry_run import Cost, operations_of, parts_of
+from mtl_cli.commands.dry_run import Cost, StepSizes, measure_step, operations_of, parts_of
 
 
 def test_parameters_are_counted_by_part():
@@ -37,3 +38,30 @@ def test_operations_are_those_of_the_products_and_three_times_the_forward_pass()
     # Forward, by the inputs, by the weights: 2 operations a weight and token each; attention comes on top. The lowest
     # layers' inputs are embeddings, which are trained: no product is left out.
     assert 1.0 <= operations_of(model, step) / (3 * 2 * weights * tokens) < 1.3
+
+
+def test_activations_grow_with_the_tokens_and_shrink_by_checkpointing():
+    model = model_of()
+    once, twice = ({"mood": batch("mood", [9, 12, 14, 7] * times)} for times in (8, 16))
+    _, of_once = measure_step(model, once)
+    _, of_twice = measure_step(model, twice)
+    assert 1.7 < of_twice / of_once < 2.3
+    model.encoder.checkpoint_activations()
+    _, checkpointed = measure_step(model, twice)
+    assert checkpointed < 0.5 * of_twice
+
+
+class Lengths:
+    def __init__(self, *lengths):
+        self.lengths = np.array(lengths)
+
+
+class Stream:
+    def next_step(self, number):
+        return [{"a": np.array([0, 1]), "b": np.array([0])}, {"b": np.array([1])}][number]
+
+
+def test_padding_is_what_rows_lack_of_the_longest_of_their_step():
+    # Step 1: 3 + 5 + 4 tokens in 3 x 5 places; step 2: 8 in 8. 20 of 23 places hold tokens.
+    found = StepSizes.of_first(Stream(), {"a": Lengths(3, 5), "b": Lengths(4, 8)}, 2)
+    assert found == StepSizes(rows=2.0, tokens=10.0, padded=pytest.approx(3 / 23))

@@ -1,0 +1,44 @@
+"""torch.compile for an encoder's blocks, once for all lengths of steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mtl_cli.encoders.attention import PACKED_ATTENTION, packed_attention
+from mtl_cli.encoders.encoder import Encoder
+from mtl_cli.types import UserError
+
+
+def compile_blocks(encoder: Encoder, **options: Any) -> None:
+    """Compile each block of a packed encoder, in place, with any number of tokens.
+
+    Attention stays outside: it reads the step's layout, which differs from step to step, and has a kernel of its own.
+    So no block is compiled again after the first two steps (the first one fixes a number of tokens, the second one
+    frees it).
+
+    Args:
+        encoder: the encoder, as the sharing strategy left it.
+        options: as `torch.compile` takes them.
+
+    Raises:
+        UserError: the encoder pads, or a sharing strategy put layers of its own into the blocks.
+    """
+    if not encoder.packed:
+        raise UserError(
+            f"trainer.compile: true, but a '{encoder.family}' model runs padded rows, whose shape differs in each "
+            "step; leave trainer.compile out, or choose another encoder"
+        )
+    blocks = encoder.require_blocks("trainer.compile")
+    if foreign := encoder.foreign_layers():
+        raise UserError(
+            f"trainer.compile: true, but the sharing strategy put {', '.join(foreign)} into the blocks, which read "
+            "whose tokens they see from the step; leave trainer.compile out, or take sharing=hard"
+        )
+    attention: Any = torch.compiler.disable(packed_attention)
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(PACKED_ATTENTION, attention)
+    for block in blocks:
+        block.compile(dynamic=True, **options)

@@ -1,0 +1,78 @@
+"""Choices that follow from timing the machine: made once a machine, kept by the run."""
+
+import json
+
+import pytest
+import torch
+
+from mtl_cli.encoders import attention_choice
+from mtl_cli.encoders.attention_choice import LENGTHS, LONGEST, fused_from, measure_fused_from, use_fused_from
+from mtl_cli.tracking import RunFolder
+from mtl_cli.training import measured_choices
+from mtl_cli.training.measured_choices import fused_attention_from, measured_once, use_choices_of
+
+
+class Encoder:
+    packed = True
+    hidden_size = 48
+
+    class model:  # noqa: N801
+        class config:  # noqa: N801
+            num_attention_heads = 4
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _as_before():
+    yield
+    use_fused_from(LONGEST)
+
+
+@pytest.mark.parametrize(
+    ("wins", "expected"), [((), LONGEST), ((512,), 512), ((128, 256, 512), 128), ((64, 128, 512), 512), (LENGTHS, 64)]
+)
+def test_fused_begins_where_it_wins_at_all_greater_lengths(monkeypatch, wins, expected):
+    def seconds(attend, rows, bias):
+        return 1.0 if attend is attention_choice._products else 0.8 if rows[0].shape[2] in wins else 0.95
+
+    monkeypatch.setattr(attention_choice, "_seconds", seconds)
+    assert measure_fused_from(torch.float32, 8) == expected
+
+
+def test_the_two_ways_that_are_timed_compute_the_same():
+    rows = [torch.randn(2, 3, 5, 8) for _ in range(3)]
+    bias = torch.zeros(2, 1, 1, 5)
+    bias[1, :, :, 3:] = -1e9
+    fused = attention_choice._fused(rows, bias)
+    # Plain products leave out the scaling of the scores, which costs neither of them anything.
+    products = attention_choice._products([rows[0] * 8**-0.5, *rows[1:]], bias)
+    torch.testing.assert_close(products.view_as(fused), fused)
+
+
+def test_the_machine_is_timed_once_and_the_run_keeps_the_choice(tmp_path, monkeypatch):
+    timed = []
+    monkeypatch.setattr(measured_choices, "dataset_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(measured_choices, "measure_fused_from", lambda *of: timed.append(of) or 256)
+    runs = [RunFolder.create(tmp_path / name) for name in ("a", "b")]
+    assert [fused_attention_from(run, Encoder, "fp32", CPU, 100) for run in runs] == [256, 256]
+    assert timed == [(torch.float32, 12)]
+    runs[0].write_measured({"fused_attention_from_tokens": 128})  # as on the machine where it began
+    assert fused_attention_from(runs[0], Encoder, "fp32", CPU, 100) == 128
+    use_choices_of(runs[0])
+    assert fused_from() == 128
+
+
+def test_short_rows_need_no_choice(tmp_path):
+    run = RunFolder.create(tmp_path / "run")
+    assert fused_attention_from(run, Encoder, "fp32", CPU, longest_row=40) == LONGEST
+    assert run.read_measured() == {}
+
+
+def test_what_was_measured_is_written_beside_the_rest(tmp_path):
+    run = RunFolder.create(tmp_path / "run")
+    assert measured_once(run, "a", lambda: 3) == 3
+    assert measured_once(run, "b", lambda: 4) == 4
+    assert measured_once(run, "a", lambda: 5) == 3
+    assert json.loads(run.measured_file.read_text()) == {"a": 3, "b": 4}
