@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -16,9 +17,16 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPI
 
 from mtl_cli.types import UserError
 
+_failures: dict[tuple[str, str | None], tuple[UserError, float]] = {}
+"""What a configuration check could not read of the hub, and when: without a network a try takes half a minute."""
+_REMEMBERED_SECONDS = 60.0
+
 
 def load_config(path: str, revision: str | None, trust_remote_code: bool, overrides: Mapping[str, Any]) -> Any:
     """Load the model's config and replace the fields named in `overrides`."""
+    failed, when = _failures.get((path, revision), (None, 0.0))
+    if failed is not None and time.monotonic() - when < _REMEMBERED_SECONDS:
+        raise failed
     with _explained(path, "config.json"), _quiet():
         config = transformers.AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     override(config, overrides)
@@ -43,7 +51,8 @@ def config_if_readable(path: str, revision: str | None) -> Any:
 def _hub_config(path: str, revision: str | None) -> Any:
     try:
         return load_config(path, revision, False, {})
-    except UserError:
+    except UserError as error:
+        _failures[path, revision] = (error, time.monotonic())
         return None
 
 
