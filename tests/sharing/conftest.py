@@ -8,6 +8,7 @@ import pytest
 from encoders import tiny_encoders
 
 from mtl_cli.encoders import Encoder
+from mtl_cli.encoders.layout import Layout
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +22,9 @@ def make_encoder() -> Callable[..., Encoder]:
         return Encoder(model, tokenizer, pooling="first", packed=packed)
 
     return make
+
+
+@pytest.fixture
+def one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padded encoders take all rows at once, as they do where a strategy's layers may mix tasks."""
+    monkeypatch.setattr(Layout, "groups_for_passes", lambda layout, device: [layout])

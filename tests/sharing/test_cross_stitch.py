@@ -57,6 +57,7 @@ def test_with_identity_stitches_the_columns_are_separate_encoders(make_encoder, 
     [{}, {"per_channel": False, "num_shared_layers": 1}, {"blocks": [1]}, {"blocks": [2, 0]}],
     ids=str,
 )
+@pytest.mark.usefixtures("one_pass")
 def test_the_states_of_all_columns_are_mixed_behind_each_block(make_encoder, family, packed, settings):
     encoder, strategy = attached(make_encoder, family, packed, **settings)
     drift_apart(encoder)

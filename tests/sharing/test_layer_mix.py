@@ -65,6 +65,7 @@ def test_with_all_weight_on_the_top_it_begins_as_hard_sharing(make_encoder, fami
     torch.testing.assert_close(hidden(encoder)[0], before_ND, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("one_pass")
 @pytest.mark.parametrize(("family", "packed"), WAYS)
 @pytest.mark.parametrize("include_embeddings", [True, False])
 def test_a_task_reads_the_weighted_sum_of_the_blocks_states(make_encoder, family, packed, include_embeddings):

@@ -55,6 +55,7 @@ def test_with_identity_mixtures_the_columns_are_separate_encoders(make_encoder, 
 @pytest.mark.parametrize(
     "settings", [{}, {"num_subspaces": 4, "last_block_weight": 0.5, "num_shared_layers": 1}], ids=str
 )
+@pytest.mark.usefixtures("one_pass")
 def test_subspaces_are_mixed_behind_each_block_and_depths_behind_the_last(make_encoder, family, packed, settings):
     encoder, strategy = attached(make_encoder, family, packed, **settings)
     drift_apart(encoder)

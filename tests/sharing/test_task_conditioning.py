@@ -42,6 +42,7 @@ def move(encoder, chosen="abc"):
                     parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
 
 
+@pytest.mark.usefixtures("one_pass")
 @pytest.mark.parametrize(("family", "packed"), WAYS)
 def test_it_begins_as_hard_sharing(make_encoder, family, packed):
     encoder = make_encoder(family, packed).eval()
