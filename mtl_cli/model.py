@@ -15,7 +15,7 @@ from datasets import Dataset
 from torch import nn
 
 from mtl_cli.data.encoded import EncodedSplit
-from mtl_cli.encoders import Encoder, Layout, pool, use_layout
+from mtl_cli.encoders import Encoder, EncoderShape, Layout, pool, use_layout
 from mtl_cli.sharing import SharingStrategy, TaskModules, check_task_names, parameter_partition
 from mtl_cli.sharing.task_modules import SHARED
 from mtl_cli.tasks import Task
@@ -55,7 +55,8 @@ class MultiTaskModel(nn.Module):
         self.labels: dict[str, list[str] | None] = {
             name: None if labels[name] is None else list(labels[name] or ()) for name in tasks
         }
-        for warning in sharing.warnings(list(tasks), encoder.shape.num_blocks):
+        shape = EncoderShape.of(encoder.model.config)
+        for warning in [] if shape is None else sharing.warnings(list(tasks), shape.num_blocks):
             warnings.warn(warning, stacklevel=2)
         sharing.attach(encoder, list(tasks))
         self._head_of_task = {name: _head_owner(name, self.tasks, self.labels) for name in tasks}

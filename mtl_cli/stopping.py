@@ -27,12 +27,14 @@ class StopRequest:
     So do SIGUSR1 and SIGUSR2, by which a cluster warns of a job's end, unless somebody else has an answer to them.
 
     In a process that another one looks after (STOPS_WITH_PARENT) further ones are ignored: no person is impatient
-    there, and both the other process and the system, when that one dies, may ask.
+    there, and both the other process and the system, when that one dies, may ask. Of several processes of one run
+    (torchrun), further ones but SIGINT are ignored: a cluster and torchrun each pass on the same request.
     """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self._patient = STOPS_WITH_PARENT in os.environ
+        self._one_of_several = os.environ.get("WORLD_SIZE", "1") != "1"
         self._former: dict[int, signal.Handlers | int | object] = {}
 
     def __bool__(self) -> bool:
@@ -57,7 +59,9 @@ class StopRequest:
 
     def _restore(self) -> None:
         for number, former in self._former.items():
-            ignore = self._patient and self.signal_number is not None
+            ignores_all_but = (signal.SIGINT,) if self._one_of_several and not self._patient else ()
+            ignore = (self._patient or self._one_of_several) and number not in ignores_all_but
+            ignore = ignore and self.signal_number is not None
             signal.signal(number, signal.SIG_IGN if ignore else former)  # type: ignore[arg-type]
         self._former = {}
 

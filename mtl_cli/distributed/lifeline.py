@@ -58,6 +58,7 @@ class Lifeline:
         self._stopped: PeerFailed | None = None
         self._taken = False  # no lock: a signal's handler asks, too
         self._closed = threading.Event()
+        self._main_ended = threading.Event()
         self._lock = threading.Lock()
         self._peers: dict[int, socket.socket] = {}
         if rank() == 0:
@@ -85,9 +86,14 @@ class Lifeline:
         return self._tell({"failed": rank(), "reason": reason})
 
     def stop(self) -> None:
-        """Tell the others that this process ends because it was asked to; most likely all were."""
+        """Tell the others that this process ends because it was asked to; most likely all were.
+
+        Others than rank 0 then wait for its end: torchrun ends all processes once one has ended, and rank 0 still has
+        results to write and dashboards to close.
+        """
         self._closed.set()
-        self._tell({"stopped": rank()})
+        if self._tell({"stopped": rank()}) and rank() > 0:
+            self._main_ended.wait(_CLOSING_SECONDS)
 
     def close(self) -> None:
         """Tell the others that this process has come to its end."""
@@ -123,8 +129,8 @@ class Lifeline:
                 peer.settimeout(_CONNECT_SECONDS)
                 lines = peer.makefile("r", encoding="utf-8")
                 try:
-                    hello = json.loads(lines.readline() or "{}")
-                except (OSError, ValueError):
+                    hello = _last_message(lines)
+                except OSError:
                     hello = {}
                 if hello.get("token") != token:
                     peer.close()
@@ -172,8 +178,11 @@ class Lifeline:
         message = _last_message(lines)
         if "stopped" in message:
             self._note_stop(message["stopped"])
+            while _last_message(lines):  # until rank 0's end closes the connection
+                pass
         elif "done" not in message and not self._closed.is_set():
             self._lose(message.get("failed", 0), message.get("reason") or _GONE)
+        self._main_ended.set()
 
     def _note_stop(self, number: int) -> None:
         self._stopped = PeerFailed(number, "it was stopped by a signal")

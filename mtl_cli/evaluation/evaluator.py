@@ -87,8 +87,11 @@ class Evaluator:
         Of several processes each computes the rows of its shard, every row once, and rank 0 has the logits of all; the
         others get none.
         """
-        shard_of_row = assign_rows(split.lengths, num_ranks())
-        rows_of_ranks = [np.flatnonzero(shard_of_row == number) for number in range(num_ranks())]
+        if is_distributed():
+            shard_of_row = assign_rows(split.lengths, num_ranks())
+            rows_of_ranks = [np.flatnonzero(shard_of_row == number) for number in range(num_ranks())]
+        else:
+            rows_of_ranks = [np.arange(len(split.lengths))]
         values_LC = self._logits_of_rows(model, name, split, rows_of_ranks[rank()], advance)
         if any_over_ranks(values_LC is None):
             raise StopEvaluation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,11 +87,11 @@ class SharingStrategy(ABC):
 
     def without_effect(self, *names: str, why: str) -> list[str]:
         """Return a warning for each of these settings that is not at its default."""
-        default = type(self)()
+        defaults = {name: of.default for name, of in inspect.signature(type(self)).parameters.items()}
         return [
             f"sharing.{name}: found {getattr(self, name)!r}, which has no effect {why}"
             for name in names
-            if getattr(self, name) != getattr(default, name)
+            if getattr(self, name) != defaults.get(name)
         ]
 
     # The model.

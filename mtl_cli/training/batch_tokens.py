@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ import psutil
 import torch
 
 from mtl_cli.data import EncodedSplit
+from mtl_cli.distributed import launched
 from mtl_cli.gradients import Losses
 from mtl_cli.sharing import TrainingMoment
 from mtl_cli.training.live_memory import LiveMemory
@@ -24,6 +26,11 @@ _FIRST_TRY = {"cpu": 1024, "cuda": 4096}
 _SHARE_OF_FREE = {"cpu": 0.7, "cuda": 0.9}
 _STEP_BACK = 0.8
 _MOST = 2**20
+
+_NOTHING_FITS = (
+    "trainer.batch_tokens: auto, but not even one row fits into memory; lower tasks.<name>.max_length, set "
+    "trainer.activation_checkpointing=true, or take a smaller encoder"
+)
 
 Try = Callable[[int], int]
 """Run a forward and a backward pass over about so many tokens; return the bytes that it took at its height."""
@@ -49,11 +56,10 @@ def fit_batch_tokens(attempt: Try, free: int, first_try: int, verify: bool) -> i
         except torch.OutOfMemoryError:
             tokens //= 2
             if tokens == 0:
-                raise UserError(
-                    "trainer.batch_tokens: auto, but not even one row fits into memory; lower "
-                    "tasks.<name>.max_length, set trainer.activation_checkpointing=true, or take a smaller encoder"
-                ) from None
-    fitting = min(_MOST, max(1, int(tokens * free / max(found, 1))))
+                raise UserError(_NOTHING_FITS) from None
+    fitting = min(_MOST, int(tokens * free / max(found, 1)))
+    if fitting < 1:
+        raise UserError(_NOTHING_FITS)
     while verify and fitting > tokens:
         try:
             attempt(fitting)
@@ -94,6 +100,7 @@ def measure_batch_tokens(losses: Losses, splits: Mapping[str, EncodedSplit]) -> 
             moments = 2 * sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
             free = int(_SHARE_OF_FREE[kind] * _free_bytes(device)) - moments
             found = fit_batch_tokens(attempt, max(free, 0), _FIRST_TRY[kind], verify=kind == "cuda")
+            found = 1 << (found.bit_length() - 1)  # runs that find about as much free memory do the same
     finally:
         model.train(was_training)
         for name, buffer in model.named_buffers():
@@ -133,4 +140,13 @@ def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(psutil.virtual_memory().available)
+    available = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    try:  # what a container or a cluster's job may use, where that is less
+        allowed, used = (
+            (group / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current")
+        )
+        available = min(available, int(allowed) - int(used))
+    except (OSError, ValueError):
+        pass
+    return available // launched().local_world_size

@@ -130,7 +130,7 @@ class _Rows:
     def all_up_to_date(self) -> None:
         """Take the rows as they are for those of the last step."""
         step = int(self._optimizer.state[self._weight]["step"])
-        self._since_V = torch.full((len(self._weight),), step)
+        self._since_V = torch.full((len(self._weight),), step, device=self._weight.device)
         self._history = self._new_history(step, np.zeros(0))
 
     def _new_history(self, first: int, rates: np.ndarray) -> RateHistory:
@@ -152,9 +152,10 @@ class _Rows:
 
     def _catch_up(self, ids_R: torch.Tensor) -> None:
         since_S, place_R = torch.unique(self._since_V[ids_R], return_inverse=True)
-        for missed in self._history.missed(since_S.numpy()):
-            index_S = torch.full((len(since_S),), -1)
-            index_S[torch.from_numpy(missed.places)] = torch.arange(len(missed.places))
+        for missed in self._history.missed(since_S.cpu().numpy()):
+            index_S = torch.full_like(since_S, -1)
+            places = torch.from_numpy(missed.places).to(index_S.device)
+            index_S[places] = torch.arange(len(places), device=index_S.device)
             index_R = index_S[place_R]
             here_R = index_R >= 0
             self._apply(ids_R[here_R], missed, index_R[here_R])
@@ -164,7 +165,7 @@ class _Rows:
         """Bring rows up to date that missed what `missed` says at their index."""
 
         def of_rows(values: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(values).to(self._weight.dtype)[index_R]
+            return torch.from_numpy(values).to(self._weight.device, self._weight.dtype)[index_R]
 
         state = self._optimizer.state[self._weight]
         weight_RD, first_RD, second_RD = (
@@ -224,5 +225,5 @@ class _Rows:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict`."""
-        self._since_V = state["since"].clone()
+        self._since_V = state["since"].to(self._weight.device, copy=True)
         self._history = self._new_history(state["first"], state["rates"].numpy())

@@ -67,8 +67,8 @@ class Loop:
         fsdp.spread(self.model, self.device, self.divided)
         seed_rank(run.seed, rank())
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        # Several processes read different rows of an embedding: lazy updates would round differently in each.
-        self.optimizer = run.optimizer.build(self.model, lazy=not is_distributed())
+        # One process of trainer=fsdp, too, leaves no row waiting: its checkpoints may go on divided.
+        self.optimizer = run.optimizer.build(self.model, lazy=settings.parallelism == "ddp")
         self.optimizer_state = fsdp.DividedOptimizer(self.optimizer) if self.divided else self.optimizer
         self.checkpoints = Checkpoints(run.folder.checkpoints_folder, keep=settings.keep_checkpoints)
         self.state = Progression()
@@ -167,7 +167,7 @@ class Loop:
         Of several processes, which all draw the same rows, each takes its shard of every batch, in as many
         micro-batches as the others: some may be empty. Also returns how many tokens the whole step holds of which task.
         """
-        settings, num_batches = self.settings, self.run.weighting.num_batches
+        num_batches = self.run.weighting.num_batches
         rows = self.stream.next_step(self.state.step)
         if any(len(of_task) < num_batches for of_task in rows.values()):
             # The short end of a pass over a task's rows, say.
@@ -189,8 +189,7 @@ class Loop:
             if any(name in part for part in parts)
         }
         shards = [shard_step(part, self.lengths, num_ranks()) if is_distributed() else [part] for part in parts]
-        most_tokens = max(self._num_tokens(shard) for of_part in shards for shard in of_part)
-        count = max(settings.num_micro_batches, math.ceil(most_tokens / self.batch_tokens))
+        count = self._num_micro_batches([shard for of_part in shards for shard in of_part])
         parts = [of_part[rank()] for of_part in shards]
         cut = [split_step(part, count) if count > 1 else [part] for part in parts]
         if self.divided:  # all processes gather the encoder's parameters at the same time, also without rows
@@ -198,6 +197,18 @@ class Loop:
         if is_distributed():
             cut = [[*pieces, *({} for _ in range(count - len(pieces)))] for pieces in cut]
         return [[self._to_device(self.stream.collate(piece)) for piece in pieces] for pieces in cut], tokens
+
+    def _num_micro_batches(self, shards: list[dict[str, np.ndarray]]) -> int:
+        """So many that no piece of any process's shard has more than `batch_tokens`, unless it is one row."""
+        count = self.settings.num_micro_batches
+        if self.batch_tokens < math.inf:
+            count = max(count, math.ceil(max(map(self._num_tokens, shards)) / self.batch_tokens))
+            most_rows = max(sum(map(len, shard.values())) for shard in shards)
+            while count < most_rows and any(
+                self._num_tokens(piece) > self.batch_tokens for shard in shards for piece in split_step(shard, count)
+            ):
+                count += 1
+        return count
 
     def _num_tokens(self, rows: Mapping[str, np.ndarray]) -> int:
         return sum(int(self.lengths[name][of_task].sum()) for name, of_task in rows.items())

@@ -83,7 +83,10 @@ class AdamW:
 
     def _lazy_embeddings(self, model: MultiTaskModel) -> list[nn.Embedding]:
         """The word embedding, where lookups of the step's ids are all that reads it, and waiting pays."""
-        embedding = model.encoder.model.get_input_embeddings()
+        try:
+            embedding = model.encoder.model.get_input_embeddings()
+        except (NotImplementedError, AttributeError):  # transformers' answer for a few families
+            return []
         if type(embedding) is not nn.Embedding or not embedding.weight.requires_grad:
             return []
         uses = [name for name, p in model.named_parameters(remove_duplicate=False) if p is embedding.weight]
