@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -15,6 +14,10 @@ from mtl_cli.sharing.learnt import Learnt
 
 if TYPE_CHECKING:
     from mtl_cli.model import MultiTaskModel
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 @dataclass(frozen=True)
@@ -87,11 +90,11 @@ class SharingStrategy(ABC):
 
     def without_effect(self, *names: str, why: str) -> list[str]:
         """Return a warning for each of these settings that is not at its default."""
-        defaults = {name: of.default for name, of in inspect.signature(type(self)).parameters.items()}
+        of_fields = {field.name: field for field in fields(self)}  # type: ignore[arg-type]
         return [
             f"sharing.{name}: found {getattr(self, name)!r}, which has no effect {why}"
             for name in names
-            if getattr(self, name) != defaults.get(name)
+            if getattr(self, name) != _default(of_fields[name])
         ]
 
     # The model.
