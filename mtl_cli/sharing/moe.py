@@ -228,41 +228,76 @@ class WithRoutedExperts(Wrapper):
     def _change(self, tokens_ND: torch.Tensor, layout: Layout) -> torch.Tensor:
         """Send each token through its experts, (N, D)."""
         experts_Nk, gates_Nk = self.router(tokens_ND, layout)
-        choice = experts_Nk.flatten()
-        # Tokens in the order of their experts, each as often as it has experts.
-        order = choice.argsort(stable=True)
-        back = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=order.device))
-        counts = choice.bincount(minlength=len(self.experts)).tolist()
-        chosen: torch.Tensor = _ByExpert.apply(tokens_ND, order, back, self.router.top_k)
-        sorted_tokens = chosen.split(counts)
+        places = Places.of(experts_Nk, len(self.experts))
+        chosen: torch.Tensor = _ToExperts.apply(tokens_ND, places)
+        sorted_tokens = chosen.split(places.sizes)
         # Experts without tokens run on none: their gradients are then 0, in every process alike.
         outputs = torch.cat([expert(part) for expert, part in zip(self.experts, sorted_tokens, strict=True)])
         # Back in the order of the choices: a sum over k in a fixed order, where adding by index would have none.
-        in_order: torch.Tensor = _ByExpert.apply(outputs, back, order, 1)
+        in_order: torch.Tensor = _FromExperts.apply(outputs, places)
         return (gates_Nk[..., None] * in_order.unflatten(0, experts_Nk.shape)).sum(1)
 
 
-class _ByExpert(torch.autograd.Function):
-    """Rows, each `times` times, in another order; backwards they are read in turn, where PyTorch adds up row by row.
+@dataclass(frozen=True)
+class Places:
+    """Where the tokens of each expert stand, expert after expert: in P places, some at an expert's end to spare.
 
-    Args:
-        rows_ND: the rows.
-        order: a permutation of N times `times` numbers, of which n stands for row n // times.
-        back: its inverse.
-        times: how often each row is taken.
+    The number of rows of a product differs from expert to expert and step to step. For each new one oneDNN (bfloat16
+    on a CPU) makes machine code, which takes longer than a small expert's product; so it is rounded up to a multiple of
+    ROWS. What stands in spare places is thrown away.
+
+    Attributes:
+        sizes: places of each expert, E numbers.
+        of_choice: the place of each of the N k choices, int64.
+        token_of: the token in each place, int64 (P,); in those to spare, the first.
     """
 
+    ROWS: ClassVar[int] = 64
+
+    sizes: list[int]
+    of_choice: torch.Tensor
+    token_of: torch.Tensor
+
+    @classmethod
+    def of(cls, experts_Nk: torch.Tensor, num_experts: int) -> Places:
+        """Place each token k times, with the experts that it chose."""
+        choice = experts_Nk.flatten()
+        counts_E = choice.bincount(minlength=num_experts)
+        sizes_E = (counts_E + cls.ROWS - 1) // cls.ROWS * cls.ROWS
+        spare_E = sizes_E - counts_E
+        numbers = torch.arange(len(choice), device=choice.device)
+        by_expert = choice.argsort(stable=True)
+        of_choice = torch.empty_like(choice).scatter(0, by_expert, numbers) + (spare_E.cumsum(0) - spare_E)[choice]
+        sizes = sizes_E.tolist()
+        token_of = choice.new_zeros(sum(sizes)).scatter(0, of_choice, numbers // experts_Nk.shape[1])
+        return cls(sizes, of_choice, token_of)
+
+
+class _ToExperts(torch.autograd.Function):
+    """Tokens (N, D) to places (P, D); backwards each token's k rows are read, where PyTorch adds up row by row."""
+
     @staticmethod
-    def forward(ctx: Any, rows_ND: torch.Tensor, order: torch.Tensor, back: torch.Tensor, times: int) -> torch.Tensor:
-        ctx.save_for_backward(back)
-        ctx.times = times
-        return rows_ND.index_select(0, order if times == 1 else order // times)
+    def forward(ctx: Any, tokens_ND: torch.Tensor, places: Places) -> torch.Tensor:
+        ctx.places, ctx.num_tokens = places, len(tokens_ND)
+        return tokens_ND.index_select(0, places.token_of)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        (back,) = ctx.saved_tensors
-        gradient = gradient.index_select(0, back)
-        if ctx.times > 1:
-            gradient = gradient.unflatten(0, (-1, ctx.times)).sum(1)
-        return gradient, None, None, None
+    def backward(ctx: Any, gradient_PD: torch.Tensor) -> tuple[torch.Tensor, None]:
+        of_choices = gradient_PD.index_select(0, ctx.places.of_choice)
+        return of_choices.unflatten(0, (ctx.num_tokens, -1)).sum(1), None
+
+
+class _FromExperts(torch.autograd.Function):
+    """Places (P, D) to choices (N k, D); backwards those to spare get 0."""
+
+    @staticmethod
+    def forward(ctx: Any, outputs_PD: torch.Tensor, places: Places) -> torch.Tensor:
+        ctx.places = places
+        return outputs_PD.index_select(0, places.of_choice)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        shape = (len(ctx.places.token_of), gradient.shape[-1])
+        return gradient.new_zeros(shape).index_copy_(0, ctx.places.of_choice, gradient), None

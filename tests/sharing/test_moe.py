@@ -11,7 +11,7 @@ from torch.nn.functional import gelu
 from mtl_cli.gradients import GradientEngine, Losses
 from mtl_cli.sharing import parameter_partition
 from mtl_cli.sharing.auxiliary import collect_auxiliary_losses
-from mtl_cli.sharing.moe import MoE
+from mtl_cli.sharing.moe import MoE, Places
 from mtl_cli.types import UserError
 from mtl_cli.weighting import Equal, PCGrad
 
@@ -68,20 +68,64 @@ def test_each_token_gets_the_weighted_outputs_of_its_best_experts(make_encoder, 
 
 
 @pytest.mark.parametrize("family", ["deberta-v2", "t5"])
-def test_padding_is_routed_nowhere(make_encoder, family):
+def test_padding_is_routed_nowhere(make_encoder, family, monkeypatch):
     encoder = attached(make_encoder(family), **SMALL, blocks=[1])
     (layer,) = layers_of(encoder)
     move(layer, 0.3)
-    sizes = []
-    for expert in layer.experts:
-        expert.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+    found = []
+    of = Places.of
+    monkeypatch.setattr(Places, "of", lambda *args: found.append(of(*args)) or found[-1])
     seen = {}
     layer.register_forward_hook(lambda module, inputs, output: seen.update(inputs=inputs[0], output=output))
     _, layout = hidden(encoder)
-    assert len(sizes) == 4
-    assert sum(sizes) == 2 * layout.num_tokens == 2 * 66
+    (places,) = found
+    assert layout.num_tokens == 66
+    assert len(places.of_choice.unique()) == 2 * 66
+    assert torch.equal(places.token_of[places.of_choice], torch.arange(66).repeat_interleave(2))
     is_padding_BT = ~layout.padding(CPU).is_real_BT
     assert torch.equal(seen["output"][is_padding_BT], layer.wrapped(seen["inputs"])[is_padding_BT])
+
+
+def test_places_stand_expert_after_expert_in_multiples_of_64():
+    # Three tokens with two experts each: 2 and 0, 0 and 3, 2 and 3; none takes expert 1.
+    places = Places.of(torch.tensor([[2, 0], [0, 3], [2, 3]]), 4)
+    assert places.sizes == [64, 0, 64, 64]
+    assert places.of_choice.tolist() == [64, 0, 1, 128, 65, 129]
+    assert {place: places.token_of[place].item() for place in (0, 1, 64, 65, 128, 129)} == {
+        0: 0, 1: 1, 64: 0, 65: 2, 128: 1, 129: 2
+    }  # fmt: skip
+    assert len(places.token_of) == 192
+    # 65 choices of one expert take two times 64 places.
+    assert Places.of(torch.zeros(65, 1, dtype=torch.int64), 2).sizes == [128, 0]
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 4])
+def test_gradients_are_those_of_all_experts_computed_for_all_tokens(make_encoder, top_k):
+    """Against autograd on the dense sum, in which a gate of 0 takes out what a token did not choose; in float64."""
+    encoder = attached(make_encoder("bert"), **SMALL, top_k=top_k, blocks=[1]).double()
+    (layer,) = layers_of(encoder)
+    move(layer, 0.3)
+    seen = {}
+    layer.register_forward_hook(lambda module, inputs, output: seen.update(inputs=inputs[0].detach(), output=output))
+    hidden(encoder)
+    weights = torch.randn(seen["output"].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    layer.zero_grad()
+    (seen["output"] * weights).sum().backward()
+    found = {name: parameter.grad.clone() for name, parameter in layer.named_parameters()}
+    layer.zero_grad()
+    y = layer.wrapped(seen["inputs"])
+    _, layout = tiny_encoders.rows(LENGTHS, packed=True)
+    linear = layer.router.logits.linear
+    offsets = [layer.router.of_task[task].offset.expand(len(range(*part.indices(66))), -1)
+               for task, part in layout.token_slices.items()]  # fmt: skip
+    p = (y[0] @ linear.weight.T + linear.bias + torch.cat(offsets)).softmax(-1)
+    gates = p * torch.zeros_like(p).scatter(1, p.topk(top_k).indices, 1.0)
+    gates = gates / gates.sum(-1, keepdim=True) if top_k > 1 else gates
+    dense = y + sum(gate[:, None] * expert(y[0]) for gate, expert in zip(gates.T, layer.experts, strict=True))
+    (dense * weights).sum().backward()
+    assert len(found) > 20
+    for name, parameter in layer.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-6, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "t5"])
