@@ -33,11 +33,17 @@ class Measured:
         seconds: wall time.
         tokens: real tokens; padding is not work.
         cpu_seconds: CPU time of the thread that drives the variant.
+        rows: rows that these tokens are of.
+        squares: each row's tokens squared, added up: what attention costs.
+        updates: of the optimizer.
     """
 
     seconds: float
     tokens: int = 0
     cpu_seconds: float = 0.0
+    rows: int = 0
+    squares: int = 0
+    updates: int = 0
 
 
 class Variant(Protocol):
@@ -68,8 +74,15 @@ class Spread:
         return f"{self.median:,.{digits}f} ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
 
 
-def interleave(variants: Mapping[str, Variant], num_rounds: int) -> dict[str, list[Measured]]:
+def interleave(
+    variants: Mapping[str, Variant], num_rounds: int, check: Callable[[str, Measured], None] = lambda name, found: None
+) -> dict[str, list[Measured]]:
     """Let the variants do a round each in turn; who begins moves on each time. The first round is dropped.
+
+    Args:
+        variants: by name.
+        num_rounds: rounds that count.
+        check: looks at each round of each variant as soon as it is done; raises where it was not the work to do.
 
     Returns:
         The `num_rounds` rounds that count of each variant, in their order.
@@ -80,6 +93,7 @@ def interleave(variants: Mapping[str, Variant], num_rounds: int) -> dict[str, li
         first = number % len(names)
         for name in names[first:] + names[:first]:
             measured = variants[name].round()
+            check(name, measured)
             if number > 0:
                 found[name].append(measured)
     return found

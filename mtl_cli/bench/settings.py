@@ -26,7 +26,7 @@ class BenchSettings:
         seeds: seeds of the runs whose scores are shown.
         num_tasks: numbers of tasks to measure (tasks).
         tokens: tokens a step (tasks).
-        memory: measure peak memory: on a CPU in a process of its own for each variant.
+        memory: measure peak memory of a first round, above what stood before; on a CPU in a process for each variant.
         only: run one round of this variant alone and print its peak memory; what `memory` starts.
         json: the file to write all figures to.
         markdown: the file to write the table to.

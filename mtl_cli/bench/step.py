@@ -9,7 +9,7 @@ from mtl_cli.bench.peak_of_variant import Rerun
 from mtl_cli.bench.protocol import machine_record
 from mtl_cli.bench.report import BenchReport
 from mtl_cli.bench.settings import BenchSettings
-from mtl_cli.bench.speed import COLUMNS, add_peaks, cells, figures_of, measure, remarks, run_alone
+from mtl_cli.bench.speed import COLUMNS, TrainingVariant, add_peaks, cells, figures_of, measure, remarks, run_alone
 from mtl_cli.bench.work import Work
 from mtl_cli.errors import UserError
 
@@ -27,25 +27,26 @@ def bench_step(work: Work, settings: BenchSettings, load: float, rerun: Rerun, e
     if settings.only is not None:
         run_alone(ours, work.device)
         return None
-    variants = {_NAME: ours}
-    found, ceiling = measure(work, variants, settings)
+    variants: dict[str, TrainingVariant] = {_NAME: ours}
+    found, ceilings = measure(work, variants, settings, ours.epoch.tokens / ours.epoch.steps)
+    ours.close()
+    del ours, variants
     if settings.memory:
-        found = add_peaks(found, {_NAME: _NAME}, variants, work, rerun)
+        found = add_peaks(found, {_NAME: _NAME}, lambda key: OurTraining(work, settings.rounds), work.device, rerun)
     speed = found[_NAME]
-    seconds_of_step = speed.seconds.median / ours.num_steps
+    seconds_of_step = speed.seconds.median / speed.updates
     figures: dict[str, Any] = {
-        **figures_of(found, ceiling, work),
+        **figures_of(found, ceilings, work),
         "seconds_of_step": seconds_of_step,
         "steps_of_epoch": epoch_steps,
         "seconds_of_epoch": seconds_of_step * epoch_steps,
     }
-    ours.close()
     described = figures["work"]
     columns = ["sharing, weighting", "step, ms", *(column for column in COLUMNS if column != "ours is")]
     shown = cells(speed)
     del shown[1]
     notes = [
-        *remarks(settings, ceiling, work),
+        *remarks(settings, ceilings, found, work),
         f"an epoch over all of the data: {epoch_steps:,} steps, about {_duration(seconds_of_step * epoch_steps)} "
         "besides evaluation and checkpoints",
     ]

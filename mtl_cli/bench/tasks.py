@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import asdict
 from itertools import count
 
+import numpy as np
 import torch
 
 from mtl_cli.bench.ceiling import Ceiling, EncoderSize
@@ -68,14 +69,14 @@ def bench_tasks(work: Work, settings: BenchSettings, load: float) -> BenchReport
     size = EncoderSize.of(work.encoder)
     ceiling = Ceiling(size, settings.tokens, work.precision, work.device)
     rounds = interleave({**variants, "ceiling": ceiling}, settings.rounds)
-    rates, operations = ceiling.rates[-settings.rounds :], size.operations(lengths)
+    operations = size.operations(float(lengths.sum()), float(np.square(lengths).sum()))
     seconds = {name: [measured.seconds for measured in rounds[name]] for name in variants}
     rows, figures = [], {}
     for name in variants:
         ratio = ratios(seconds[name], seconds["1"])
         cpu = ratios([m.cpu_seconds for m in rounds[name]], [m.cpu_seconds for m in rounds["1"]])
         speed = Spread.of([rounds[name][0].tokens / s for s in seconds[name]])
-        of_ceiling = Spread.of([operations / s / rate for s, rate in zip(seconds[name], rates, strict=True)])
+        of_ceiling = ceiling.shares([operations] * settings.rounds, seconds[name])
         rows.append([name, ratio.text(3), speed.text(0), f"{cpu.median:.3f}", share(of_ceiling.median)])
         figures[name] = {
             "ratio": asdict(ratio),
@@ -84,6 +85,7 @@ def bench_tasks(work: Work, settings: BenchSettings, load: float) -> BenchReport
             "tokens_per_second": asdict(speed),
             "ceiling_share": asdict(of_ceiling),
         }
+    rates = ceiling.rates[-settings.rounds :]
     parts = [type(part).__name__ for part in (variants["1"].run.model.sharing, variants["1"].engine.weighting)]
     return BenchReport(
         "tasks",

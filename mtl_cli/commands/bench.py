@@ -68,7 +68,9 @@ def _measure(
     from mtl_cli.bench.work import Work
 
     if of == "trainer" and settings.scores:
-        from mtl_cli.bench.scores import bench_scores
+        from mtl_cli.bench.scores import bench_scores, check_settings_of_both
+
+        check_settings_of_both(config)
 
         def work_of_seed(seed: int) -> Work:
             of_seed = {**config, "seed": seed}

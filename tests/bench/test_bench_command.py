@@ -65,20 +65,49 @@ def test_ours_is_measured_beside_the_trainer(bench):
     printed, report = bench("of=trainer", "encoder.dropout=0", tasks="[reviews,names,scores]")
     variants = report["figures"]["variants"]
     assert [name.partition(":")[0] for name in variants] == ["ours", "B1", "B2", "B3"]
-    assert len({variant["tokens"] for variant in variants.values()}) == 1
+    assert {(variant["tokens"], variant["rows"]) for variant in variants.values()} == {
+        (report["figures"]["work"]["tokens"], 48)
+    }
     ours, b1, b2, b3 = variants.values()
+    # 16 rows of each of three tasks: two steps with 8 of each; of the others a batch for each task.
+    assert [variant["updates"] for variant in variants.values()] == [2, 3, 3, 3]
+    assert (ours["rows_of_update"], b1["rows_of_update"]) == (24, 16)
+    assert "updates" in printed
+    assert "rows an update" in printed
     assert b1["padding_linear"] > b2["padding_linear"] >= b3["padding_linear"] > ours["padding_linear"] == 0.0
     assert report["figures"]["step_0_gap"] < 1e-5
     assert set(report["aims"]) == {"5.0 x B1", "1.6 x B2"}
     assert "difference of the losses before the first update: at most" in printed
 
 
+def test_ours_can_make_as_many_updates_as_the_baselines(bench):
+    words = ["of=trainer", "sampler=proportional", "sampler.batch_size=32", "bench.rows=32", "bench.baselines=[B3]"]
+    _, report = bench(*words)
+    variants = report["figures"]["variants"].values()
+    assert [(variant["updates"], variant["rows_of_update"]) for variant in variants] == [(2, 32)] * 2
+
+
+def test_a_variant_in_another_precision_has_a_ceiling_of_its_own(bench):
+    words = ["of=trainer", "trainer.precision=bf16", "bench.baselines=[B1,B3]", "encoder.dropout=0"]
+    printed, report = bench(*words)
+    figures = report["figures"]
+    assert set(figures["ceiling_operations_per_second"]) == {"bf16", "fp32"}
+    assert [variant["precision"] for variant in figures["variants"].values()] == ["bf16", "fp32", "bf16"]
+    for variant in figures["variants"].values():  # of a single round
+        rate = figures["ceiling_operations_per_second"][variant["precision"]]["median"]
+        reached = variant["tokens_per_second"]["median"] * variant["operations_of_token"]
+        assert variant["ceiling_share"]["median"] == pytest.approx(reached / rate)
+    assert "G operations a second in bf16; " in printed
+
+
 def test_scores_stand_side_by_side(bench):
-    printed, report = bench("of=trainer", "bench.scores=true", "bench.seeds=[1,2]", "trainer.epochs=1")
+    words = ["sampler=proportional", "sampler.batch_size=32", "schedule.warmup_fraction=0.1"]
+    printed, report = bench("of=trainer", "bench.scores=true", "bench.seeds=[1,2]", "trainer.epochs=1", *words)
     tasks = report["figures"]["tasks"]
     assert set(tasks) == {"reviews", "names"}
     assert tasks["reviews"]["metric"] == "accuracy"
     assert all(len(tasks["names"][side]) == 2 for side in ("ours", "B2"))
+    assert report["figures"]["ours"][0]["tokens"] == report["figures"]["B2"][0]["tokens"]
     (aim,) = report["aims"]
     assert aim.startswith("scores equal within noise")
     assert "names span_f1" in printed
@@ -124,6 +153,45 @@ def test_start_up_is_measured_in_new_processes(bench, monkeypatch):
     assert "bench." not in list(figures)[2]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sampler.epoch=smallest", "sampler.batch_size={reviews: 8, names: 16}"],
+         "sampler.epoch: found 'smallest', allowed: largest; sampler.batch_size: found {'reviews': 8, 'names': 16}"),
+        (["sampler.batch_size={reviews: 4, names: 8}"], "sampler.batch_size: found {'reviews': 4, 'names': 8}, "
+         "allowed: one number for all tasks. An epoch of ours holds 32 of names's 16 rows"),
+        (["sampler=uniform", "sampler.mixed=false", "sampler.batch_size=5"], "sampler.mixed: found False, allowed: "),
+    ],
+)  # fmt: skip
+def test_variants_that_would_not_do_the_same_work_are_refused(words, message, project, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mtl_cli.commands.bench.keep_freed_memory", lambda: True)
+    monkeypatch.setattr("mtl_cli.training.loop.keep_freed_memory", lambda: True)
+    command = ["bench", "--config-dir", str(project), *TINY[:-1], "task=[reviews,names]", *QUICK, "of=trainer", *words]
+    assert _main(command) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trainer.max_steps=5", "optimizer.layer_decay=0.9", "schedule=cosine"],
+         "schedule: found Cosine, allowed: schedule=linear; trainer.max_steps: found 5, allowed: null; "
+         "optimizer.layer_decay: found 0.9, allowed: 1.0"),
+        (["schedule.warmup_steps=3"], "schedule.warmup_steps: found 3, allowed: null"),
+        (["tasks.names.max_train_examples=20"], "sampler: found AllTasks, allowed: sampler=proportional"),
+        (["sampler.batch_size=8"], "sampler.batch_size: found 8, with which a step of ours holds up to 16 rows, "
+         "allowed: 32 rows a step"),
+    ],
+)  # fmt: skip
+def test_scores_refuse_what_would_train_the_two_sides_otherwise(words, message, project, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mtl_cli.commands.bench.keep_freed_memory", lambda: True)
+    command = ["bench", "--config-dir", str(project), *TINY[:-1], "task=[reviews,names]", "bench.force=true"]
+    assert _main([*command, "of=trainer", "bench.scores=true", *words]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
 def test_one_variant_alone_prints_its_peak(project, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mtl_cli.commands.bench.keep_freed_memory", lambda: True)
@@ -132,7 +200,9 @@ def test_one_variant_alone_prints_its_peak(project, tmp_path, monkeypatch, capsy
     for variant in ("ours", "B3"):
         assert _main([*words, f"bench.only={variant}"]) == 0
         (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith('{"peak_bytes_of_variant"'))
-        assert json.loads(line)["peak_bytes_of_variant"] > 2**20
+        peak = json.loads(line)["peak_bytes_of_variant"]
+        assert not peak["whole_process"]
+        assert 0 <= peak["above"] < peak["standing"]
     assert _main([*words, "bench.only=B9"]) == 2
     assert "bench.only: found 'B9', allowed: ours, B1, B2, B3" in capsys.readouterr().err
 

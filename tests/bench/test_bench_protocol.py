@@ -25,6 +25,19 @@ def test_variants_take_turns_who_begins_moves_on_and_the_first_round_is_dropped(
     assert [measured.seconds for measured in found["b"]] == [2.0, 3.0, 4.0]
 
 
+def test_each_round_of_each_variant_is_looked_at_as_soon_as_it_is_done():
+    seen = []
+
+    def check(name, measured):
+        seen.append((name, measured.seconds))
+        if len(seen) == 3:
+            raise UserError("other work")
+
+    with pytest.raises(UserError, match="other work"):
+        interleave({name: Recorder(name, []) for name in "ab"}, num_rounds=3, check=check)
+    assert seen == [("a", 1.0), ("b", 1.0), ("b", 2.0)]
+
+
 def test_a_spread_is_the_median_with_quartiles_of_what_was_measured():
     assert Spread.of([5.0, 1.0, 3.0, 2.0, 4.0]) == Spread(2.0, 3.0, 4.0)
     assert Spread.of([7.0]) == Spread(7.0, 7.0, 7.0)
