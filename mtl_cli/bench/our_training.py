@@ -89,16 +89,26 @@ class OurRun:
 
 
 class OurTraining(OurRun):
-    """One round: an epoch over the work's training rows, as the composition's sampler mixes them.
+    """One round: some steps over the work's training rows, as the composition's sampler mixes them.
 
     Timed is all that a step of `mtl train` does: choosing and collating rows, forward, backward, weighting, clipping,
     AdamW, and the lines of metrics.jsonl. Loggers and the progress display are off, as they are for the baselines; no
     evaluation or checkpoint comes.
+
+    Args:
+        work: what is trained.
+        num_rounds: that count; one more is dropped.
+        rows_of_task: a round is so many steps as see so many rows of a task, on average over tasks, but no more than an
+            epoch; None: an epoch.
     """
 
-    def __init__(self, work: Work, num_rounds: int) -> None:
-        self.epoch = Epoch.of(work.config["sampler"], work.train_splits, work.config["seed"])
-        super().__init__(work, max_steps=self.epoch.steps * (num_rounds + 1))  # and the one that is dropped
+    def __init__(self, work: Work, num_rounds: int, rows_of_task: int | None = None) -> None:
+        self.epoch = epoch = Epoch.of(work.config["sampler"], work.train_splits, work.config["seed"])
+        self.steps_of_round = epoch.steps
+        if rows_of_task is not None:
+            share = rows_of_task * len(work.tasks) / sum(epoch.rows.values())
+            self.steps_of_round = max(1, min(epoch.steps, round(share * epoch.steps)))
+        super().__init__(work, max_steps=self.steps_of_round * (num_rounds + 1))
         self.precision = work.precision
         self._passes: list[dict[str, np.ndarray]] = []
 
@@ -108,14 +118,14 @@ class OurTraining(OurRun):
         return padding_of(self._passes, self.model)
 
     def round(self) -> Measured:
-        """Train for an epoch of the cut data."""
+        """Make the steps."""
         self.loop.passes = self._passes = []
         cpu = time.thread_time()
-        seconds = self.loop.advance(self.epoch.steps)
+        seconds = self.loop.advance(self.steps_of_round)
         cpu_seconds = time.thread_time() - cpu
         lengths = np.concatenate([of_task for one in self._passes for of_task in one.values()])
         tokens, squares = int(lengths.sum()), int(np.square(lengths).sum())
-        return Measured(seconds, tokens, cpu_seconds, len(lengths), squares, self.epoch.steps)
+        return Measured(seconds, tokens, cpu_seconds, len(lengths), squares, self.steps_of_round)
 
     def first_losses(self) -> dict[str, float]:
         """Each task's loss of its first rows, without dropout."""

@@ -140,7 +140,7 @@ def refuse_overload(force: bool) -> float:
     Raises:
         UserError: the machine is busy, and `force` is not set.
     """
-    load = psutil.getloadavg()[0] / (os.cpu_count() or 1)
+    load = _load()
     if load > MAX_LOAD and not force:
         busy = psutil.cpu_percent(interval=_LOOK_SECONDS) / 100
         if busy > MAX_BUSY:
@@ -150,6 +150,53 @@ def refuse_overload(force: bool) -> float:
                 "bench.force=true, or --force, measures all the same"
             )
     return load
+
+
+class LoadWatch:
+    """Looks at the machine's load before and after a benchmark, and at what others took of it meanwhile.
+
+    Attributes:
+        load: a core, over the minute before.
+    """
+
+    def __init__(self, force: bool) -> None:
+        """Look at the load; refuse as `refuse_overload` does."""
+        self.load = refuse_overload(force)
+        self._began = time.perf_counter()
+        self._busy, self._own = _busy_seconds(), _own_seconds()
+        self._others = 0.0
+
+    def end(self) -> dict[str, float]:
+        """Return the load a core now, which is our own, too, and the share of the processor that others used."""
+        seconds = (time.perf_counter() - self._began) * (os.cpu_count() or 1)
+        others = (_busy_seconds() - self._busy) - (_own_seconds() - self._own)
+        self._others = min(1.0, max(0.0, others / seconds))
+        return {"load_at_end": _load(), "used_by_others": self._others}
+
+    def warnings(self) -> list[str]:
+        """Say, after the end, that the machine was busy."""
+        if self._others <= MAX_BUSY:
+            return []
+        return [
+            f"the machine was busy while this was measured: other programs used {self._others:.0%} of the processor "
+            f"(at most {MAX_BUSY:.0%}); measure again when it is quiet"
+        ]
+
+
+def _load() -> float:
+    return psutil.getloadavg()[0] / (os.cpu_count() or 1)
+
+
+def _busy_seconds() -> float:
+    """CPU time of all programs since the machine began."""
+    times = psutil.cpu_times()
+    return float(times.user + times.system + getattr(times, "nice", 0.0))
+
+
+def _own_seconds() -> float:
+    """CPU time of this process and of the children that it has waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def check_step_0(losses: Mapping[str, Mapping[str, float]], tolerance: float) -> float:

@@ -52,13 +52,26 @@ def test_a_composition_is_measured(bench):
     assert "fewer than the 7 rounds of the protocol" in printed
     figures = report["figures"]
     ours = figures["variants"]["ours"]
-    assert figures["work"]["tasks"] == {"reviews": 16, "names": 16}
-    assert ours["tokens"] == figures["work"]["tokens"]
+    assert figures["work"]["tasks"] == {"reviews": 48, "names": 48}
+    # 16 rows a task on average: two steps of 8 rows of each, a third of an epoch.
+    assert (ours["rows"], ours["updates"]) == (32, 2)
+    assert 0 < ours["tokens"] < figures["work"]["tokens"]
+    assert 0 <= report["machine"]["used_by_others"] <= 1
+    assert report["machine"]["load_at_end"] >= 0
     assert ours["padding_linear"] == 0.0
     assert 0 < ours["ceiling_share"]["median"] < 2
     # 48 rows of each task in batches of 8.
     assert figures["steps_of_epoch"] == 6
     assert figures["seconds_of_step"] == pytest.approx(ours["seconds"]["median"] / 2)
+
+
+def test_a_step_holds_what_the_sampler_gives_whatever_the_tasks_sizes(bench):
+    words = ["sampler=proportional", "sampler.batch_size=6", "tasks.names.max_train_examples=12", "bench.rows=30"]
+    _, report = bench(*words)
+    # 48 rows and 12: an epoch of ten steps of 6, in which all are seen; 30 rows a task would be just that.
+    assert report["figures"]["work"]["tasks"] == {"reviews": 48, "names": 12}
+    assert report["figures"]["variants"]["ours"]["updates"] == report["figures"]["steps_of_epoch"] == 10
+    assert report["figures"]["variants"]["ours"]["rows"] == 60
 
 
 def test_ours_is_measured_beside_the_trainer(bench):
@@ -115,8 +128,28 @@ def test_scores_stand_side_by_side(bench):
 
 def test_numbers_of_tasks_are_measured(bench):
     _, report = bench("of=tasks", "bench.num_tasks=[2]", "bench.tokens=512")
-    assert list(report["figures"]["tasks"]) == ["1", "2"]
-    assert report["figures"]["tasks"]["1"]["ratio"] == {"low": 1.0, "median": 1.0, "high": 1.0}
+    figures = report["figures"]
+    assert list(figures["tasks"]) == ["1", "2"]
+    assert figures["tokens"] == 512
+    one, two = figures["tasks"].values()
+    # Of a single round, each ratio is that of its seconds.
+    assert two["ratio"]["median"] == pytest.approx(two["seconds"]["median"] / one["seconds"]["median"])
+    assert two["tokens_per_second"]["median"] == pytest.approx(512 / two["seconds"]["median"])
+
+
+@pytest.mark.parametrize("sharing", ["hierarchical", "grouped"])
+def test_strategies_that_name_tasks_are_told_of_the_made_up_ones(sharing, bench):
+    printed, report = bench("of=tasks", f"sharing={sharing}", "bench.num_tasks=[3]", "bench.tokens=512")
+    assert list(report["figures"]["tasks"]) == ["1", "3"]
+    assert "told of the tasks by halves" in printed
+
+
+def test_settings_without_effect_are_named(bench, caplog):
+    bench("of=tasks", "bench.num_tasks=[2]", "bench.tokens=512")
+    assert [record.getMessage() for record in caplog.records if "no effect" in record.getMessage()] == [
+        "bench.rows: found 16, which has no effect with of=tasks",
+        "bench.memory: found False, which has no effect with of=tasks",
+    ]
 
 
 def test_the_loops_moments_add_up(bench):
@@ -215,6 +248,10 @@ def test_one_variant_alone_prints_its_peak(project, tmp_path, monkeypatch, capsy
         (["resume=x"], "resume: a benchmark trains nothing that is kept"),
         (["-m", "seed=1,2"], "one thing at a time; leave out -m"),
         (["of=loop", "bench.only=ours"], "bench.only: of=loop has no variants"),
+        (
+            ["of=tasks", "bench.tokens=10", "bench.force=true", *SMALL],
+            "bench.tokens: found 10, too few for a row of each of 16 tasks; allowed: at least 1024",
+        ),
         (["bench.only=B1", "bench.force=true", *SMALL], "bench.only: found 'B1', allowed: ours; of=trainer has others"),
     ],
 )

@@ -65,6 +65,24 @@ def test_a_machine_is_refused_that_was_busy_and_still_is(load, busy, refused, mo
     assert refuse_overload(force=True) == pytest.approx(load)
 
 
+@pytest.mark.parametrize(("others", "warned"), [(2.0, False), (6.0, True)])
+def test_what_others_used_meanwhile_is_told_from_our_own(others, warned, monkeypatch):
+    """10 seconds on 2 cores, of which we use 8 seconds of CPU."""
+    clock, busy, own = iter([0.0, 10.0]), iter([100.0, 108.0 + others]), iter([50.0, 58.0])
+    loads = iter([0.2, 1.2])
+    monkeypatch.setattr(protocol.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(protocol, "_load", lambda: next(loads))
+    monkeypatch.setattr(protocol.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(protocol, "_busy_seconds", lambda: next(busy))
+    monkeypatch.setattr(protocol, "_own_seconds", lambda: next(own))
+    watch = protocol.LoadWatch(force=False)
+    assert watch.load == 0.2
+    assert watch.end() == {"load_at_end": 1.2, "used_by_others": others / 20}
+    assert [warning.partition(": ")[0] for warning in watch.warnings()] == (
+        ["the machine was busy while this was measured"] if warned else []
+    )
+
+
 def test_losses_before_the_first_update_must_agree():
     losses = {"ours": {"a": 0.5, "b": 20.0}, "B1": {"a": 0.500004, "b": 20.0001}}
     # Absolute below 1, relative above: 4e-6, and 1e-4 / 20 = 5e-6.
