@@ -16,6 +16,7 @@ from torch import nn
 
 from mtl_cli.bench.protocol import Measured, Spread, wait_for
 from mtl_cli.encoders import Encoder, Layout
+from mtl_cli.model import MultiTaskModel
 
 _SHORTEST_SECONDS = 0.05  # of a measurement, so that the clock and a single interruption do not matter
 _SQUARE = {"cpu": 1024, "cuda": 8192}
@@ -45,19 +46,19 @@ class EncoderSize:
 
     @classmethod
     def of(
-        cls, encoder: Encoder, own: Sequence[nn.Parameter] | None = None, tasks: Sequence[str] = ("rows",)
+        cls, encoder: Encoder, own: Sequence[nn.Parameter] | None = None, model: MultiTaskModel | None = None
     ) -> EncoderSize:
         """Measure an encoder: what of it is trained, and how far back the gradient goes.
 
         Args:
             encoder: the encoder, which makes a small forward pass.
             own: its parameters before a sharing strategy added others (`own_parameters`); None: it is as loaded.
-            tasks: those that the strategy knows.
+            model: whose encoder it is, with the strategy; None: it is as loaded.
         """
         own = own_parameters(encoder) if own is None else own
         width = encoder.hidden_size
         sides = [max(p.shape) for p in own if p.ndim == 2] or [4 * width]
-        reached = _modules_reached(encoder, tasks)
+        reached = _modules_reached(encoder, model)
         # Parameters that the strategy has replaced by copies of its own are in no module: the copies have gradients.
         stops = {id(p) for module, has_gradient in reached.items() if not has_gradient for p in _direct(module)}
         count = max(1, sum(p.numel() for p in own))
@@ -103,7 +104,7 @@ def _direct(module: nn.Module) -> list[nn.Parameter]:
     return list(module.parameters(recurse=False))
 
 
-def _modules_reached(encoder: Encoder, tasks: Sequence[str]) -> dict[nn.Module, bool]:
+def _modules_reached(encoder: Encoder, model: MultiTaskModel | None) -> dict[nn.Module, bool]:
     """Modules that a forward pass over a row of each task calls -> whether their inputs have a gradient."""
     found: dict[nn.Module, bool] = {}
 
@@ -113,13 +114,15 @@ def _modules_reached(encoder: Encoder, tasks: Sequence[str]) -> dict[nn.Module, 
         found[module] = found.get(module, False) or has_gradient
 
     device = next(encoder.parameters()).device
+    tasks = ["rows"] if model is None else list(model.tasks)
     layout = Layout.from_lengths({task: np.array([2]) for task in tasks}, packed=encoder.packed)
     ids_N = torch.zeros(layout.num_tokens, dtype=torch.int64, device=device)
     hooks = [module.register_forward_pre_hook(look, with_kwargs=True) for module in encoder.model.modules()]
     training = encoder.training
     try:
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            encoder.eval()(ids_N, None, layout)
+            encoder.eval()
+            encoder(ids_N, None, layout) if model is None else model.sharing.encode(encoder, ids_N, None, layout)
     finally:
         encoder.train(training)
         for hook in hooks:

@@ -89,7 +89,7 @@ class Work:
         encoder = self.encoder if self.alone else deepcopy(self.encoder)
         own = own_parameters(encoder)
         model = MultiTaskModel(encoder, instantiate(self.config["sharing"]), self.tasks, labels)
-        return model, EncoderSize.of(model.encoder, own, list(self.tasks))
+        return model, EncoderSize.of(model.encoder, own, model)
 
     def of_one_task(self) -> Work:
         """Keep the task whose training rows hold the most tokens."""

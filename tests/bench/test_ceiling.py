@@ -2,13 +2,20 @@
 
 import pytest
 import torch
+import yaml
 from encoders import tiny_encoders
 from transformers import BertConfig, BertModel
 
 from mtl_cli.bench.ceiling import Ceiling, EncoderSize, own_parameters
 from mtl_cli.bench.protocol import Spread
+from mtl_cli.bench.synthetic import told_of_tasks
+from mtl_cli.build import instantiate
+from mtl_cli.cli import conf_dir
 from mtl_cli.encoders import Encoder
+from mtl_cli.model import MultiTaskModel
+from mtl_cli.saved_model import UnavailableSource
 from mtl_cli.sharing import Adapters
+from mtl_cli.tasks import SingleTextClassification
 
 # A block: four projections of 32 x 32, two of 32 x 64, with biases, and two layer norms; a third norm stands behind the
 # embeddings.
@@ -23,6 +30,14 @@ def encoder():
         vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
     )
     return Encoder(BertModel(config, add_pooling_layer=False), tiny_encoders.tokenizer(), pooling="mean", packed=True)
+
+
+TASKS = ["a", "b", "c"]
+
+
+def model_of(encoder, sharing):
+    tasks = {name: SingleTextClassification(source=UnavailableSource()) for name in TASKS}
+    return MultiTaskModel(encoder, sharing, tasks, {name: ["x", "y"] for name in TASKS})
 
 
 def test_parameters_are_counted_without_embeddings(encoder):
@@ -44,13 +59,26 @@ def test_frozen_parts_have_a_forward_pass_only(encoder):
 
 def test_adapters_in_a_frozen_encoder_have_the_gradient_pass_through_it(encoder):
     own = own_parameters(encoder)
-    Adapters(placement="pfeiffer", train_encoder=False, train_norms=False).attach(encoder, ["a", "b"])
-    size = EncoderSize.of(encoder, own, ["a", "b"])
+    adapters = Adapters(placement="pfeiffer", train_encoder=False, train_norms=False)
+    size = EncoderSize.of(encoder, own, model_of(encoder, adapters))
     assert size.num_parameters == N
     assert size.by_weights == 0
     # From the first adapter, behind the lower block's feed-forward part, all is passed: that block's last
     # normalisation, and the upper block.
     assert size.by_inputs == (2 * 32 + BLOCK) / N
+
+
+@pytest.mark.parametrize("strategy", sorted(path.stem for path in (conf_dir() / "sharing").glob("*.yaml")))
+def test_with_every_strategy_the_plain_encoders_operations_count(strategy, encoder):
+    settings = yaml.safe_load((conf_dir() / "sharing" / f"{strategy}.yaml").read_text())
+    own = own_parameters(encoder)
+    size = EncoderSize.of(encoder, own, model_of(encoder, instantiate(told_of_tasks(settings, TASKS))))
+    assert size.num_parameters == N
+    if settings.get("train_encoder", True):
+        assert size == EncoderSize(N, 2, 32, 64)
+    else:  # low-rank updates of query and value: below the lowest of them are its inputs and a normalisation
+        assert size.by_weights == 0
+        assert size.by_inputs == (N - 2 * 32 - 3 * (32 * 32 + 32)) / N
 
 
 def test_nothing_is_passed_back_where_nothing_is_trained(encoder):

@@ -11,9 +11,11 @@ import torch
 from compose import composed
 from tiny_project import TINY
 
+from mtl_cli.bench.epoch import Epoch
 from mtl_cli.bench.epoch_clock import EpochClock
 from mtl_cli.bench.hf_trainer import TrainerRuns, _Collator
 from mtl_cli.bench.our_training import OurTraining
+from mtl_cli.bench.protocol import Measured
 from mtl_cli.bench.single_task import (
     SingleTaskModel,
     heads_of,
@@ -24,6 +26,7 @@ from mtl_cli.bench.single_task import (
     stock_encoder,
 )
 from mtl_cli.bench.sorted_batches import SortedBatches, sorted_batches
+from mtl_cli.bench.speed import check_same_work
 from mtl_cli.bench.work import Work
 from mtl_cli.commands.train import load
 from mtl_cli.encoders import Layout, pool
@@ -142,6 +145,33 @@ def test_a_round_of_ours_sees_each_row_once_and_pads_nothing_in_linear_layers(wo
     linear, attention = ours.padding
     assert linear == 0.0
     assert 0.0 <= attention < 0.5
+
+
+def test_a_round_over_other_rows_than_the_works_is_refused(work):
+    check = check_same_work(work)
+    rows, tokens = len(work.lengths), int(work.lengths.sum())
+    check("ours", Measured(1.0, tokens, rows=rows, updates=3))
+    check("ceiling", Measured(1.0))  # trains nothing
+    for other in (Measured(1.0, tokens - 1, rows=rows, updates=3), Measured(1.0, tokens, rows=rows + 1, updates=3)):
+        with pytest.raises(UserError, match=f"A round of B2 trained {other.tokens:,} real tokens in {other.rows} rows"):
+            check("B2", other)
+    limited = {**work.config, "sampler": {**work.config["sampler"], "max_tokens": 64}}
+    with pytest.raises(UserError, match=r"^sampler.max_tokens: found 64, allowed: null"):
+        check_same_work(dataclasses.replace(work, config=limited))("ours", Measured(1.0, 1, rows=1, updates=1))
+
+
+def test_an_epoch_is_counted_as_it_will_be_trained(work, ours):
+    # 24 rows of each of four tasks, in steps of 8 of each.
+    assert ours.epoch == Epoch(3, dict.fromkeys(work.tasks, 24), int(work.lengths.sum()), 32)
+    assert ours.steps_of_round == 3
+    smallest = {
+        **work.config["sampler"],
+        "epoch": "smallest",
+        "batch_size": {**dict.fromkeys(work.tasks, 8), "names": 24},
+    }
+    epoch = Epoch.of(smallest, work.train_splits, seed=1)
+    assert epoch.steps == 1
+    assert epoch.rows == {"reviews": 8, "pairs": 8, "scores": 8, "names": 24}
 
 
 def test_b1_refuses_rows_that_run_glue_would_cut(work, monkeypatch):
