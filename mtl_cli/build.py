@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate as _hydra_instantiate
+
+if TYPE_CHECKING:
+    from mtl_cli.data import TaskData
+    from mtl_cli.model import MultiTaskModel
+    from mtl_cli.tracking import Loggers, MetricsFile, Progress, RunFolder, RunInfo
+    from mtl_cli.training import TrainingRun
 
 
 def instantiate(node: Mapping[str, Any]) -> Any:
@@ -19,3 +25,32 @@ def instantiate(node: Mapping[str, Any]) -> Any:
 def build_tasks(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Construct the tasks of a run, in the order in which they were named."""
     return {name: instantiate(node) for name, node in nodes.items()}
+
+
+def build_training_run(
+    config: Mapping[str, Any],
+    model: MultiTaskModel,
+    data: Mapping[str, TaskData],
+    folder: RunFolder,
+    metrics_file: MetricsFile,
+    loggers: Loggers,
+    progress: Progress,
+    info: RunInfo,
+) -> TrainingRun:
+    """Construct what a run trains with besides the model: sampler, weighting, optimizer, schedule."""
+    from mtl_cli.training import TrainingRun
+
+    return TrainingRun(
+        model=model,
+        data=data,
+        sampler=instantiate(config["sampler"]),
+        weighting=instantiate(config["weighting"]),
+        optimizer=instantiate(config["optimizer"]),
+        schedule=instantiate(config["schedule"]),
+        folder=folder,
+        metrics_file=metrics_file,
+        loggers=loggers,
+        progress=progress,
+        seed=config["seed"],
+        info=info,
+    )

@@ -7,8 +7,9 @@
 One process; a strategy and hard sharing make a step in turn, who begins changes each round, and the first round is
 dropped. What is reported is the median over rounds of a strategy's step divided by hard sharing's of the same round,
 with the lower and upper quartile; the row `hard` is a second model of hard sharing, so that it shows the noise. A step
-is what training does: the strategy's own work before it, forward, backward, clipping, and fused AdamW, with dropout,
-on rows of 16 to 112 random tokens, the same for each number of tasks K; the tasks classify texts.
+is what training does with rows at hand: the strategy's own work before it, forward, backward, clipping, and AdamW with
+rows of the word embedding updated when they are read, with dropout, on rows of 16 to 112 random tokens, the same for
+each number of tasks K; the tasks classify texts.
 
 The floor is what the time would be if only matrix products cost any: their operations in a forward and a backward
 pass, counted, divided by hard sharing's. It leaves out the optimizer, which goes by the parameters, and all that is no
@@ -30,10 +31,11 @@ from typing import Any
 
 import torch
 import yaml
-from bench_steps import ENCODERS, Bench, refuse_overload, summary, timed
+from bench_steps import ENCODERS, Bench, summary, timed, watch_load
 from rich.console import Console
 from rich.table import Table
 
+from mtl_cli.bench.synthetic import told_of_tasks
 from mtl_cli.build import instantiate
 from mtl_cli.commands.dry_run import operations_of
 from mtl_cli.precision import choose_device, choose_precision
@@ -49,24 +51,11 @@ MEMORY_STEPS = 3
 Step = Callable[[], None]
 
 
-def halves(task_names: list[str]) -> list[list[str]]:
-    middle = (len(task_names) + 1) // 2
-    return [task_names[:middle], task_names[middle:]]
-
-
-# What a strategy needs to be told about the tasks: name of the YAML -> names of the tasks -> settings.
-SETTINGS: dict[str, Callable[[list[str]], dict[str, Any]]] = {
-    "grouped": lambda names: {"groups": halves(names)},
-    "hierarchical": lambda names: {"order": halves(names)},
-}
-
-
 def make_sharing(name: str, task_names: list[str]) -> SharingStrategy:
     """The strategy of a YAML; `name:key=value,key=value` with other settings, the values as in YAML."""
     name, _, given = name.partition(":")
     settings: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
-    if name in SETTINGS:
-        settings |= SETTINGS[name](task_names)
+    settings = told_of_tasks(settings, task_names)
     for item in filter(None, given.split(",")):
         key, _, value = item.partition("=")
         settings[key] = yaml.safe_load(value)
@@ -88,6 +77,7 @@ def make_step(bench: Bench) -> Step:
 
     def step() -> None:
         bench.model.sharing.start_step(bench.model, TrainingMoment(next(steps), TOTAL_STEPS, STEPS_PER_EPOCH))
+        bench.catch_up()
         engine.step([[bench.step_of_rows]])
         bench.update()
         engine.after_update()
@@ -247,20 +237,23 @@ def main(arguments: list[str] | None = None) -> None:
     device = choose_device(args.device)
     if device.type == "cpu":
         keep_freed_memory()  # as training does
-    load = refuse_overload(args.force)
+    watch = watch_load(args.force)
     if args.memory_of_one:
         print(peak_bytes_of_steps(args, device))
         return
     figures: dict[str, Any] = {
         "encoder": args.encoder, "tokens": args.tokens, "rounds": args.rounds, "device": str(device),
         "precision": choose_precision("auto", device), "torch": torch.__version__, "threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(), "load": load, "tasks": {}, "left_out": {},
+        "processor": platform.processor() or platform.machine(), "load": watch.load, "tasks": {}, "left_out": {},
     }  # fmt: skip
     for num_tasks in args.tasks:
         found, figures["left_out"][num_tasks] = measure_all(args, num_tasks, device)
         if not args.no_memory:
             add_memory(args, found, num_tasks)
         figures["tasks"][num_tasks] = found
+        figures |= watch.end()
+        for warning in watch.warnings():
+            print(warning)
         show(figures, num_tasks)
         if args.markdown:
             args.markdown.write_text(to_markdown(figures) + "\n", encoding="utf-8")

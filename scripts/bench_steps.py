@@ -14,7 +14,7 @@ from mtl_cli.encoders import BundledMiniLM, Encoder
 from mtl_cli.errors import UserError
 from mtl_cli.sharing import SharingStrategy
 
-__all__ = ["ENCODERS", "Bench", "make_encoder", "make_step", "refuse_overload", "summary", "timed"]
+__all__ = ["ENCODERS", "Bench", "make_encoder", "make_step", "summary", "timed", "watch_load"]
 
 ENCODERS = ("minilm", "bert_base")
 
@@ -23,9 +23,15 @@ class Bench(SyntheticRun):
     """A model of K tasks that classify texts, on an encoder by name, with one step of rows."""
 
     def __init__(
-        self, encoder: str, sharing: SharingStrategy, num_tasks: int, num_tokens: int, device: torch.device
+        self,
+        encoder: str,
+        sharing: SharingStrategy,
+        num_tasks: int,
+        num_tokens: int,
+        device: torch.device,
+        lazy: bool = True,
     ) -> None:
-        super().__init__(make_encoder(encoder), sharing, num_tasks, num_tokens, device)
+        super().__init__(make_encoder(encoder), sharing, num_tasks, num_tokens, device, lazy=lazy)
 
 
 def make_encoder(name: str) -> Encoder:
@@ -36,9 +42,9 @@ def make_encoder(name: str) -> Encoder:
     return Encoder(model, tokenizer, pooling="mean", packed=True)
 
 
-def refuse_overload(force: bool) -> float:
-    """Stop where other work would be measured too."""
+def watch_load(force: bool) -> protocol.LoadWatch:
+    """Stop where other work would be measured too; what is returned says at the end what others did meanwhile."""
     try:
-        return protocol.refuse_overload(force)
+        return protocol.LoadWatch(force)
     except UserError as error:
         sys.exit(str(error))

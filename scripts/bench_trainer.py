@@ -1,8 +1,9 @@
-"""Our training against single-task runs as others train them: `mtl bench of=trainer`, with two short options.
+r"""Our training against single-task runs as others train them: `mtl bench of=trainer`, with two short options.
 
     python scripts/bench_trainer.py encoder=minilm                               # on the embedded corpus
     python scripts/bench_trainer.py --data my_conf task=[sst2,snli,wnut] encoder=minilm
-    python scripts/bench_trainer.py --data my_conf task=[sst2,snli,wnut] encoder=minilm --scores sampler=proportional
+    python scripts/bench_trainer.py --data my_conf task=[sst2,snli,wnut] encoder=minilm --scores \
+        sampler=proportional sampler.batch_size=32
 
 --data DIR names a folder with task YAMLs (Hydra's --config-dir); --scores trains to the end and compares scores. All
 other words are those of `mtl bench`; docs/performance.md says what is timed.

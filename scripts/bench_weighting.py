@@ -6,9 +6,10 @@
 
 One process; in each round every method makes one step, one after the other, and the first round is dropped. What is
 reported is the median over rounds of a method's step divided by `equal`'s of the same round, with the lower and upper
-quartile. A step is forward, backward, combining, clipping, and fused AdamW, with dropout, on rows of 16 to 112 random
-tokens, the same for each number of tasks K; the tasks classify texts. Beside the wall time stands the CPU time of the
-thread that drives the step. Peak memory is measured in a process of its own for each method.
+quartile. A step is what training does with rows at hand: forward, backward, combining, clipping, and AdamW with rows of
+the word embedding updated when they are read (torchjd's engine: all in each step), with dropout, on rows of 16 to 112
+random tokens, the same for each number of tasks K; the tasks classify texts. Beside the wall time stands the CPU time
+of the thread that drives the step. Peak memory is measured in a process of its own for each method.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from bench_steps import ENCODERS, Bench, refuse_overload, summary, timed
+from bench_steps import ENCODERS, Bench, summary, timed, watch_load
 from rich.console import Console
 from rich.table import Table
 
@@ -91,6 +92,7 @@ def make_steps(bench: Bench, methods: list[str]) -> dict[str, Callable[[], None]
             continue
 
         def step(engine: GradientEngine = engine, parts: Any = parts) -> None:
+            bench.catch_up()
             engine.step(parts)
             bench.update()
             engine.after_update()
@@ -124,7 +126,10 @@ def measure(args: argparse.Namespace, num_tasks: int, device: torch.device) -> d
     bench = Bench(args.encoder, HardSharing(), num_tasks, args.tokens, device)
     steps = make_steps(bench, args.methods)
     if args.torchjd:
-        steps["torchjd's engine"] = make_torchjd_step(bench)
+        plain = Bench(
+            args.encoder, HardSharing(), num_tasks, args.tokens, device, lazy=False
+        )  # it takes dense gradients
+        steps["torchjd's engine"] = make_torchjd_step(plain)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for round_number in range(args.rounds + 1):
         for name, step in steps.items():
@@ -179,17 +184,20 @@ def main() -> None:
     device = choose_device(args.device)
     if device.type == "cpu" and not args.plain_allocator:
         keep_freed_memory()  # as training does
-    load = refuse_overload(args.force)
+    watch = watch_load(args.force)
     if args.memory_of_one:
         print_peak_memory(args, device)
         return
     figures: dict[str, Any] = {
         "encoder": args.encoder, "tokens": args.tokens, "rounds": args.rounds, "device": str(device),
         "precision": choose_precision("auto", device), "torch": torch.__version__, "threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(), "load": load, "tasks": {}, "memory": {},
+        "processor": platform.processor() or platform.machine(), "load": watch.load, "tasks": {}, "memory": {},
     }  # fmt: skip
     for num_tasks in args.tasks:
         figures["tasks"][num_tasks] = measure(args, num_tasks, device)
+        figures |= watch.end()
+        for warning in watch.warnings():
+            print(warning)
         show(figures, num_tasks)
         if args.memory is not None:
             equal = peak_memory(args, "equal", num_tasks)

@@ -10,11 +10,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from mtl_cli.bench.single_task import stock_encoder
 from mtl_cli.bench.synthetic import SyntheticRun
-from mtl_cli.encoders import BundledMiniLM, Encoder, Layout
+from mtl_cli.encoders import BundledMiniLM, Encoder, Layout, attention
 from mtl_cli.precision import autocast
 from mtl_cli.sharing import HardSharing
 from mtl_cli.weighting import Equal, PCGrad
@@ -31,6 +33,7 @@ from mtl_cli.weighting import Equal, PCGrad
 TOTAL_SECONDS = 570.0  # under ten minutes
 LENGTHS = np.array([3, 64, 17, 1, 40, 128, 9, 64])
 BENCH_SECONDS = 150.0  # of one benchmark at most
+COMPILED = 1.15  # aim: a compiled step's speed, of an eager one's
 
 
 @dataclass
@@ -124,6 +127,33 @@ def check_attention(device: torch.device) -> Check:
     return Check("attention of packed rows, bf16, against rows alone, fp32", relative(found, expected), 3e-2, note=note)
 
 
+def check_kernel(device: torch.device) -> Check:
+    """Which attention packed rows take: in each block the variable-length kernel on a GPU, groups of rows on a CPU."""
+    calls: dict[str, int] = {"_attend_varlen": 0, "_attend_in_groups": 0}
+
+    def counting(name: str) -> Callable[..., Any]:
+        function = getattr(attention, name)
+
+        def counted(*arguments: Any, **more: Any) -> Any:
+            calls[name] += 1
+            return function(*arguments, **more)
+
+        return counted
+
+    encoder = small_encoder(packed=True)
+    with ExitStack() as stack:
+        for name in calls:
+            stack.enter_context(mock.patch.object(attention, name, counting(name)))
+        hidden_and_gradient(encoder, device, "bf16")
+    wanted = "_attend_varlen" if device.type == "cuda" else "_attend_in_groups"
+    # A block that took another way, or did not attend at all, is one too many.
+    error = abs(calls[wanted] - len(encoder.blocks)) + sum(calls.values()) - calls[wanted]
+    note = f"{calls['_attend_varlen']} blocks by the variable-length kernel, {calls['_attend_in_groups']} in groups"
+    return Check(
+        f"blocks that attend otherwise than by {wanted.removeprefix('_attend_')}", float(error), 0.0, note=note
+    )
+
+
 def check_packed(device: torch.device) -> Check:
     """Packed against padded in float32: hidden states and a gradient."""
     packed = hidden_and_gradient(small_encoder(packed=True), device, "fp32")
@@ -134,7 +164,7 @@ def check_packed(device: torch.device) -> Check:
 
 def one_step(device: torch.device) -> dict[str, torch.Tensor]:
     """Gradients of a training step of three tasks in float32, without dropout."""
-    run = SyntheticRun(small_encoder(packed=True), HardSharing(), 3, 512, device, precision="fp32")
+    run = SyntheticRun(small_encoder(packed=True), HardSharing(), 3, 512, device, precision="fp32", lazy=False)
     for module in run.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -154,14 +184,16 @@ def check_engines(device: torch.device) -> Check:
     """Each task's gradient from one backward pass against a backward pass a task, under PCGrad."""
     gradients = []
     for engine in ("segmented", "per_task"):
-        run = SyntheticRun(small_encoder(packed=True), HardSharing(), 3, 512, device, precision="fp32")
+        run = SyntheticRun(small_encoder(packed=True), HardSharing(), 3, 512, device, precision="fp32", lazy=False)
         run.model.eval()  # no dropout, which the two would draw differently
         run.engine(PCGrad(engine=engine)).step([[run.step_of_rows]])
         gradients.append(torch.cat([p.grad.flatten() for p in run.model.shared_parameters() if p.grad is not None]))
     return Check("PCGrad by one backward pass against one a task, fp32", relative(*gradients), 1e-4)
 
 
-CHECKS: tuple[Callable[[torch.device], Check], ...] = (check_attention, check_packed, check_step, check_engines)
+CHECKS: tuple[Callable[[torch.device], Check], ...] = (
+    check_attention, check_kernel, check_packed, check_step, check_engines,
+)  # fmt: skip
 
 
 def run_checks(device: torch.device) -> list[Check]:
@@ -189,6 +221,10 @@ def write_bert_base(folder: Path) -> None:
     BundledMiniLM().load_tokenizer().save_pretrained(folder)
 
 
+LIKE_THE_BASELINES = ["sampler=proportional", "sampler.batch_size=32"]
+"""32 rows an update, as those of the Trainer, and as many updates."""
+
+
 def benchmarks(folder: Path, cpu: bool) -> dict[str, list[str]]:
     """The words of `mtl bench` for each benchmark, the most important first."""
     if cpu:
@@ -202,7 +238,8 @@ def benchmarks(folder: Path, cpu: bool) -> dict[str, list[str]]:
         return {
             "step": tiny,
             "step, padded": [*tiny, "encoder.packing=false"],
-            "trainer": ["of=trainer", *tiny],
+            "step, compiled": [*tiny, "trainer.compile=true"],
+            "trainer": ["of=trainer", *tiny, *LIKE_THE_BASELINES],
             "tasks": ["of=tasks", *tiny],
             "loop": ["of=loop", *tiny, "trainer.max_steps=4"],
             "startup": ["of=startup", *tiny],
@@ -218,12 +255,13 @@ def benchmarks(folder: Path, cpu: bool) -> dict[str, list[str]]:
         found = {
             "step, BERT-base": [*bert, "encoder.dropout=0"],
             "step, BERT-base, padded": [*bert, "encoder.dropout=0", "encoder.packing=false"],
+            "step, BERT-base, compiled": [*bert, "encoder.dropout=0", "trainer.compile=true"],
             "step, BERT-base, dropout": bert,
         }
     return {
         **found,
         "step, MiniLM": [*minilm, "encoder.dropout=0"],
-        "trainer": ["of=trainer", *minilm],
+        "trainer": ["of=trainer", *minilm, *LIKE_THE_BASELINES],
         "tasks": ["of=tasks", *minilm, "bench.tokens=16384"],
         "loop": ["of=loop", *minilm, "sampler.batch_size=32", "trainer.epochs=1"],
         "startup": ["of=startup", *minilm],
@@ -269,6 +307,11 @@ def aims_of(found: Mapping[str, Any]) -> dict[str, bool | None]:
     aims["unpadded at least 0.9 / (1 - padded fraction) times padded"] = (
         None if packed is None or padded is None else packed["median"] / padded["median"] >= 0.9 / (1 - padding)
     )
+    for eager in ("step, BERT-base", "step"):  # of a GPU, of the rehearsal
+        plain, compiled = (speed(name, "tokens_per_second") for name in (eager, f"{eager}, compiled"))
+        if plain is not None and compiled is not None:
+            ratio = compiled["median"] / plain["median"]
+            aims[f"{eager}: compiled at least {COMPILED} times as fast ({ratio:.2f} measured)"] = ratio >= COMPILED
     for name, report in found.items():
         aims |= {f"{name}: {aim}": reached for aim, reached in report.get("aims", {}).items()}
     return aims

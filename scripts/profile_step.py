@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_steps import ENCODERS, Bench, refuse_overload
+from bench_steps import ENCODERS, Bench, watch_load
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -143,9 +143,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--force", action="store_true", help="also on a busy machine")
     args = parser.parse_args()
-    load = refuse_overload(args.force)
+    load = watch_load(args.force).load
 
-    bench = Bench(args.encoder, HardSharing(), len(ROW_LENGTHS), args.tokens, torch.device("cpu"))
+    bench = Bench(args.encoder, HardSharing(), len(ROW_LENGTHS), args.tokens, torch.device("cpu"), lazy=False)
     for module in bench.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = args.dropout

@@ -99,9 +99,10 @@ def test_the_two_take_turns_in_beginning_a_round_and_the_first_round_does_not_co
 
 def test_strategies_that_name_tasks_are_told_them(bench):
     names = [f"task{i}" for i in range(5)]
-    assert bench.halves(names) == [["task0", "task1", "task2"], ["task3", "task4"]]
-    for settings in bench.SETTINGS.values():
-        assert [bench.halves(names)] == list(settings(names).values())
+    halves = [["task0", "task1", "task2"], ["task3", "task4"]]
+    assert bench.make_sharing("hierarchical", names).order == halves
+    assert bench.make_sharing("grouped:num_shared_layers=1", names).groups == halves
+    assert bench.make_sharing("grouped", names[:1]).groups == [["task0"]]
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc")

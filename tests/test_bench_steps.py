@@ -9,6 +9,8 @@ import psutil
 import pytest
 import torch
 
+from mtl_cli.errors import UserError
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
@@ -27,6 +29,11 @@ def test_a_step_holds_the_same_tokens_whatever_the_number_of_tasks(bench, num_ta
     assert all(rows.num_rows == 32 // num_tasks for rows in step.values())
 
 
+def test_a_step_of_fewer_rows_than_tasks_is_refused(bench):
+    with pytest.raises(UserError, match=r"512 tokens a step are 8 rows, .* 9 tasks; allowed: at least 576"):
+        bench.make_step([f"task{i}" for i in range(9)], 512, torch.device("cpu"))
+
+
 def test_ratios_are_taken_round_by_round(bench):
     # 2 / 1, 3 / 2, 8 / 2: the median is 2, while the ratio of the medians is 3 / 2.
     figures = bench.summary([(2.0, 1.0), (3.0, 1.0), (8.0, 1.0)], [(1.0, 1.0), (2.0, 2.0), (2.0, 4.0)])
@@ -39,8 +46,8 @@ def test_a_busy_machine_is_refused(bench, monkeypatch):
     monkeypatch.setattr(psutil, "getloadavg", lambda: (1e6, 0.0, 0.0))
     monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 90.0)
     with pytest.raises(SystemExit, match="the machine is busy"):
-        bench.refuse_overload(force=False)
-    assert bench.refuse_overload(force=True) > 1
+        bench.watch_load(force=False)
+    assert bench.watch_load(force=True).load > 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc")

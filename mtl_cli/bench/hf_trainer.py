@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from mtl_cli.bench.protocol import Measured, wait_for
+from mtl_cli.bench.epoch_clock import EpochClock
+from mtl_cli.bench.protocol import Measured
 from mtl_cli.bench.single_task import SingleTaskModel, first_losses, pad_id, padded, records, stock_encoder
 from mtl_cli.bench.work import Work
 from mtl_cli.data import EncodedSplit
+from mtl_cli.encoders import Encoder
+from mtl_cli.errors import UserError
 from mtl_cli.types import IGNORE_INDEX
 
 BATCH_SIZE = 32  # of run_glue's README; the script's own default is 8
@@ -26,6 +28,7 @@ class TrainerRuns:
 
     Timed is from the beginning to the end of the Trainer's epoch: its data loader and collator, forward, backward,
     clipping, optimizer, schedule, callbacks, logging. What it does before (data loader, optimizer) and after is not.
+    Its progress bar is off, as ours is.
     The tasks share the encoder's weights, each with an optimizer of its own: that changes no time.
 
     Args:
@@ -37,31 +40,34 @@ class TrainerRuns:
 
     def __init__(self, work: Work, heads: Mapping[str, nn.Module], tuned: bool) -> None:
         self.work = work
+        self.size = work.size
         self.tuned = tuned
-        self.precision = work.precision if tuned else "fp32"
+        self.precision: Literal["bf16", "fp32"] = work.precision if tuned else "fp32"
         encoder = stock_encoder(work.encoder, share_weights=work.alone).to(work.device)
         self.models = {
             name: SingleTaskModel(encoder, heads[name], task, work.encoder.pooling) for name, task in work.tasks.items()
         }
+        if not tuned:
+            for name, split in work.train_splits.items():
+                _check_lengths(name, split, work.encoder)
         self._folder = tempfile.TemporaryDirectory(prefix="mtl-bench-")
-        self._clock = _Clock(work.device)
+        self._clock = EpochClock(work.device)
         self.trainers = {
-            name: make_trainer(work, model, work.train_splits[name], self._folder.name, tuned=tuned, clock=self._clock)
+            name: make_trainer(work, model, name, self._folder.name, tuned=tuned, clock=self._clock)
             for name, model in self.models.items()
         }
 
     @property
     def padding(self) -> tuple[float, float]:
         """Share of padding in the slots of linear layers and of attention, over the last round."""
-        empty = 1 - self._clock.tokens / max(self._clock.slots, 1)
-        return empty, empty
+        return self._clock.padding
 
     def round(self) -> Measured:
         """Train for an epoch of each task."""
         self._clock.reset()
         for trainer in self.trainers.values():
             trainer.train()
-        return Measured(self._clock.seconds, self._clock.tokens, self._clock.cpu_seconds)
+        return self._clock.measured(sum(trainer.state.global_step for trainer in self.trainers.values()))
 
     def first_losses(self) -> dict[str, float]:
         """Each task's loss of its first rows, without dropout."""
@@ -72,39 +78,14 @@ class TrainerRuns:
         self._folder.cleanup()
 
 
-class _Clock:
-    """Adds up the epochs of several Trainers, and counts what their batches hold."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.reset()
-
-    def reset(self) -> None:
-        self.seconds = self.cpu_seconds = 0.0
-        self.tokens = self.slots = 0
-
-    def begin(self) -> None:
-        wait_for(self.device)
-        self._wall, self._cpu = time.perf_counter(), time.thread_time()
-
-    def end(self) -> None:
-        wait_for(self.device)
-        self.seconds += time.perf_counter() - self._wall
-        self.cpu_seconds += time.thread_time() - self._cpu
-
-    def count(self, lengths: Sequence[int], slots: int) -> None:
-        self.tokens += sum(lengths)
-        self.slots += slots
-
-
 def make_trainer(
     work: Work,
     model: SingleTaskModel,
-    split: EncodedSplit,
+    task: str,
     folder: str,
     *,
     tuned: bool,
-    clock: _Clock | None = None,
+    clock: EpochClock,
     epochs: float = 1.0,
     lr: float = 5e-5,
     warmup: float = 0.0,
@@ -115,10 +96,10 @@ def make_trainer(
     import datasets
     import transformers
 
+    split = work.train_splits[task]
     columns = records(split)
-    if not tuned:  # run_glue pads when it tokenises
-        longest = max(RUN_GLUE_LENGTH, int(split.lengths.max()))
-        columns = padded(columns, np.arange(len(split)), pad_id(work.encoder), longest)
+    if not tuned:  # run_glue pads when it tokenises, to no more than the encoder takes
+        columns = padded(columns, np.arange(len(split)), pad_id(work.encoder), _length_of_rows(work.encoder))
     arguments = transformers.TrainingArguments(
         output_dir=folder,
         num_train_epochs=epochs,
@@ -143,22 +124,35 @@ def make_trainer(
         data_collator=_Collator(pad_id(work.encoder), clock),
     )
     trainer.remove_callback(transformers.PrinterCallback)
-    if clock is not None:
-        trainer.add_callback(_clock_callback(clock))
+    trainer.add_callback(_clock_callback(clock))
     return trainer
+
+
+def _length_of_rows(encoder: Encoder) -> int:
+    """What run_glue cuts and pads rows to."""
+    return min(RUN_GLUE_LENGTH, encoder.max_length)
+
+
+def _check_lengths(task: str, split: EncodedSplit, encoder: Encoder) -> None:
+    length, longest = _length_of_rows(encoder), int(split.lengths.max())
+    if longest > length:
+        raise UserError(
+            f"tasks.{task}.max_length: found a row of {longest} tokens, where B1 pads all to {length}, as run_glue "
+            f"does, and would cut it, so that it trained on other tokens than the rest. Set tasks.{task}.max_length="
+            f"{length}, or leave B1 out: 'bench.baselines=[B2,B3]'"
+        )
 
 
 class _Collator:
     """Pads rows to the longest of their batch (which those of B1 already are) and makes tensors of them."""
 
-    def __init__(self, pad_token_id: int, clock: _Clock | None) -> None:
+    def __init__(self, pad_token_id: int, clock: EpochClock) -> None:
         self.pad_token_id = pad_token_id
         self.clock = clock
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         length = max(len(row["input_ids"]) for row in rows)
-        if self.clock is not None:
-            self.clock.count([sum(row["attention_mask"]) for row in rows], length * len(rows))
+        self.clock.count([sum(row["attention_mask"]) for row in rows], length * len(rows))
         fill = {"input_ids": self.pad_token_id, "labels": IGNORE_INDEX}
         batch = {}
         for column, first in rows[0].items():
@@ -169,7 +163,7 @@ class _Collator:
         return batch
 
 
-def _clock_callback(clock: _Clock) -> Any:
+def _clock_callback(clock: EpochClock) -> Any:
     import transformers
 
     class ClockCallback(transformers.TrainerCallback):

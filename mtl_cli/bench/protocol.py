@@ -33,11 +33,17 @@ class Measured:
         seconds: wall time.
         tokens: real tokens; padding is not work.
         cpu_seconds: CPU time of the thread that drives the variant.
+        rows: rows that these tokens are of.
+        squares: each row's tokens squared, added up: what attention costs.
+        updates: of the optimizer.
     """
 
     seconds: float
     tokens: int = 0
     cpu_seconds: float = 0.0
+    rows: int = 0
+    squares: int = 0
+    updates: int = 0
 
 
 class Variant(Protocol):
@@ -68,8 +74,15 @@ class Spread:
         return f"{self.median:,.{digits}f} ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
 
 
-def interleave(variants: Mapping[str, Variant], num_rounds: int) -> dict[str, list[Measured]]:
+def interleave(
+    variants: Mapping[str, Variant], num_rounds: int, check: Callable[[str, Measured], None] = lambda name, found: None
+) -> dict[str, list[Measured]]:
     """Let the variants do a round each in turn; who begins moves on each time. The first round is dropped.
+
+    Args:
+        variants: by name.
+        num_rounds: rounds that count.
+        check: looks at each round of each variant as soon as it is done; raises where it was not the work to do.
 
     Returns:
         The `num_rounds` rounds that count of each variant, in their order.
@@ -80,6 +93,7 @@ def interleave(variants: Mapping[str, Variant], num_rounds: int) -> dict[str, li
         first = number % len(names)
         for name in names[first:] + names[:first]:
             measured = variants[name].round()
+            check(name, measured)
             if number > 0:
                 found[name].append(measured)
     return found
@@ -126,7 +140,7 @@ def refuse_overload(force: bool) -> float:
     Raises:
         UserError: the machine is busy, and `force` is not set.
     """
-    load = psutil.getloadavg()[0] / (os.cpu_count() or 1)
+    load = _load()
     if load > MAX_LOAD and not force:
         busy = psutil.cpu_percent(interval=_LOOK_SECONDS) / 100
         if busy > MAX_BUSY:
@@ -136,6 +150,53 @@ def refuse_overload(force: bool) -> float:
                 "bench.force=true, or --force, measures all the same"
             )
     return load
+
+
+class LoadWatch:
+    """Looks at the machine's load before and after a benchmark, and at what others took of it meanwhile.
+
+    Attributes:
+        load: a core, over the minute before.
+    """
+
+    def __init__(self, force: bool) -> None:
+        """Look at the load; refuse as `refuse_overload` does."""
+        self.load = refuse_overload(force)
+        self._began = time.perf_counter()
+        self._busy, self._own = _busy_seconds(), _own_seconds()
+        self._others = 0.0
+
+    def end(self) -> dict[str, float]:
+        """Return the load a core now, which is our own, too, and the share of the processor that others used."""
+        seconds = (time.perf_counter() - self._began) * (os.cpu_count() or 1)
+        others = (_busy_seconds() - self._busy) - (_own_seconds() - self._own)
+        self._others = min(1.0, max(0.0, others / seconds))
+        return {"load_at_end": _load(), "used_by_others": self._others}
+
+    def warnings(self) -> list[str]:
+        """Say, after the end, that the machine was busy."""
+        if self._others <= MAX_BUSY:
+            return []
+        return [
+            f"the machine was busy while this was measured: other programs used {self._others:.0%} of the processor "
+            f"(at most {MAX_BUSY:.0%}); measure again when it is quiet"
+        ]
+
+
+def _load() -> float:
+    return psutil.getloadavg()[0] / (os.cpu_count() or 1)
+
+
+def _busy_seconds() -> float:
+    """CPU time of all programs since the machine began."""
+    times = psutil.cpu_times()
+    return float(times.user + times.system + getattr(times, "nice", 0.0))
+
+
+def _own_seconds() -> float:
+    """CPU time of this process and of the children that it has waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def check_step_0(losses: Mapping[str, Mapping[str, float]], tolerance: float) -> float:

@@ -96,9 +96,10 @@ def machine_line(machine: Mapping[str, Any]) -> str:
     processor = f"{machine['cores']} cores of {machine['processor']} ({machine['capability']})"
     gpus = f"; {', '.join(machine['gpus'])}" if machine["gpus"] else ""
     threads = machine["threads"]
+    end = f", at the end {machine['load_at_end']:.2f}" if "load_at_end" in machine else ""
     return (
         f"{processor}, {threads} thread{'s' * (threads != 1)}{gpus}; on {machine['device']}; torch {machine['torch']}, "
-        f"transformers {machine['transformers']}; load a core at the start {machine['load']:.2f}"
+        f"transformers {machine['transformers']}; load a core at the start {machine['load']:.2f}{end}"
     )
 
 

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from mtl_cli.bench.hf_trainer import make_trainer
+from mtl_cli.bench.epoch import Epoch, check_one_pass
+from mtl_cli.bench.epoch_clock import EpochClock
+from mtl_cli.bench.hf_trainer import BATCH_SIZE, make_trainer
+from mtl_cli.bench.our_training import OurRun
 from mtl_cli.bench.protocol import machine_record
 from mtl_cli.bench.report import BenchReport
 from mtl_cli.bench.single_task import SingleTaskModel, heads_of, pad_id, padded, records, slots_of_words, stock_encoder
 from mtl_cli.bench.work import Work
 from mtl_cli.build import instantiate
 from mtl_cli.data import EncodedSplit
+from mtl_cli.errors import UserError
 from mtl_cli.evaluation import Evaluator
 from mtl_cli.evaluation.evaluator import batches_by_length
 from mtl_cli.precision import autocast
-from mtl_cli.tracking import Loggers, MetricsFile, Progress, RunFolder, RunInfo
-from mtl_cli.training import Trainer, TrainingRun, seed_everything
+from mtl_cli.training import Linear, seed_everything
 
 _EVALUATION_TOKENS = 8192
+
+# What B2 has whatever the composition says: the defaults of transformers' arguments, and one rate for all parameters.
+_SAME_FOR_BOTH: dict[str, dict[str, Any]] = {
+    "trainer": {"max_steps": None, "steps_per_epoch": None, "early_stopping_patience": None, "max_grad_norm": 1.0},
+    "optimizer": {"head_lr": None, "layer_decay": 1.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+    "schedule": {"warmup_steps": None, "final_fraction": 0.0},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Trained:
 
     Attributes:
         metrics: task -> metric -> value, on validation, of the weights after the last step.
-        seconds: of training, evaluation apart.
+        seconds: of the steps: loading and collating rows, forward, backward, clipping, optimizer, schedule, logging.
         tokens: real tokens that were trained on.
     """
 
@@ -55,6 +64,7 @@ def bench_scores(work_of_seed: Callable[[int], Work], seeds: Sequence[int], load
     ours, theirs = [], []
     for seed in seeds:
         work = work_of_seed(seed)
+        check_sampler_of_both(work)
         ours.append(train_ours(work))
         theirs.append(train_tuned(work))
     rows = []
@@ -67,9 +77,10 @@ def bench_scores(work_of_seed: Callable[[int], Work], seeds: Sequence[int], load
         figures[name] = {"metric": metric, "ours": a, "B2": b, "difference": gap, "standard_error": noise}
     speeds = [[run.tokens / run.seconds for run in runs] for runs in (ours, theirs)]
     rows.append(["real tokens/s", *(f"{statistics.median(found):,.0f}" for found in speeds), "", ""])
-    rows.append(["seconds", *(f"{statistics.median(r.seconds for r in runs):,.0f}" for runs in (ours, theirs)), "", ""])
+    rows.append(
+        ["seconds of steps", *(f"{statistics.median(r.seconds for r in runs):,.0f}" for runs in (ours, theirs)), "", ""]
+    )
     described = work.describe()
-    trainer = work.config["trainer"]
     return BenchReport(
         "scores",
         f"mtl bench of=trainer bench.scores=true: {described['encoder']}, {work.precision}, {len(seeds)} seeds",
@@ -79,7 +90,8 @@ def bench_scores(work_of_seed: Callable[[int], Work], seeds: Sequence[int], load
         {"tasks": figures, "work": described, "ours": ours, "B2": theirs, "tokens_per_second": speeds},
         [
             f"rows: {', '.join(f'{name} {number:,}' for name, number in described['tasks'].items())}; "
-            f"{trainer['epochs']} epochs, learning rate {work.config['optimizer']['lr']} for both; ours with "
+            f"{instantiate(work.config['trainer']).epochs:g} epochs, learning rate "
+            f"{instantiate(work.config['optimizer']).lr} for both; ours with "
             f"{described['sampler']}, {described['sharing']}, {described['weighting']}",
             "mean and standard deviation over seeds; the standard error is that of the difference of means (Welch)",
         ],
@@ -93,75 +105,93 @@ def bench_scores(work_of_seed: Callable[[int], Work], seeds: Sequence[int], load
     )
 
 
-def train_ours(work: Work) -> Trained:
-    """Train all tasks together, as `mtl train` does, and score validation."""
-    config = work.config
-    model = work.build_model()
-    settings = instantiate(config["trainer"])
-    assert isinstance(settings, Trainer)
-    with (
-        tempfile.TemporaryDirectory(prefix="mtl-bench-") as name,
-        MetricsFile(Path(name) / "metrics.jsonl") as metrics_file,
-        Progress() as progress,
-    ):
-        folder = RunFolder(name)
-        run = TrainingRun(
-            model=model,
-            data=work.data,
-            sampler=instantiate(config["sampler"]),
-            weighting=instantiate(config["weighting"]),
-            optimizer=instantiate(config["optimizer"]),
-            schedule=instantiate(config["schedule"]),
-            folder=folder,
-            metrics_file=metrics_file,
-            loggers=Loggers([]),
-            progress=progress,
-            seed=config["seed"],
-            info=RunInfo(folder=folder.path, name="bench", group=None, config={}, tasks=tuple(work.tasks)),
+def check_settings_of_both(config: Mapping[str, Any]) -> None:
+    """Refuse settings of the composition that B2's runs cannot follow: both sides must train alike.
+
+    Raises:
+        UserError: with each such key, what was found and what is allowed.
+    """
+    found = {name: instantiate(config[name]) for name in ("trainer", "optimizer", "schedule")}
+    problems = [] if type(found["schedule"]) is Linear else [
+        f"schedule: found {type(found['schedule']).__name__}, allowed: schedule=linear"
+    ]  # fmt: skip
+    for name, settings in _SAME_FOR_BOTH.items():
+        for key, allowed in settings.items():
+            value = getattr(found[name], key)
+            if value != allowed:
+                shown = "null" if allowed is None else allowed
+                problems.append(f"{name}.{key}: found {value!r}, allowed: {shown}")
+    if problems:
+        raise UserError(f"bench.scores: B2 trains otherwise with these settings, or not at all. {'; '.join(problems)}")
+
+
+def check_sampler_of_both(work: Work) -> None:
+    """Refuse a sampler whose epochs or steps hold other rows than B2's.
+
+    Raises:
+        UserError: with what they hold.
+    """
+    sampler = work.config["sampler"]
+    epoch = Epoch.of(sampler, work.train_splits, work.config["seed"])
+    check_one_pass(epoch, sampler, work.train_splits)
+    if epoch.steps != math.ceil(len(work.lengths) / BATCH_SIZE):
+        raise UserError(
+            f"sampler.batch_size: found {sampler.get('batch_size')!r}, with which a step of ours holds up to "
+            f"{epoch.most_rows} rows, allowed: {BATCH_SIZE} rows a step, as B2 has, by sampler=proportional "
+            f"sampler.batch_size={BATCH_SIZE}. With others it would make another number of updates"
         )
-        # Evaluated once, after the last step, whose weights are then the best: no choice among epochs.
-        state = dataclasses.replace(settings, evaluate_every=10**9, early_stopping_patience=None).fit(run)
+
+
+def train_ours(work: Work) -> Trained:
+    """Train all tasks together, as `mtl train` does, and score validation.
+
+    Timed, as for B2: steps with all that belongs to them; no set-up, no evaluation, no checkpoint, no progress display.
+    """
+    run = OurRun(work)
+    loop = run.loop
+    seconds = loop.advance(loop.total_steps)
+    loop.optimizer.catch_up()
     evaluator = Evaluator(work.device, work.precision, _EVALUATION_TOKENS)
     metrics = {
-        task: evaluator.evaluate(model, task, of_task.splits["validation"]).metrics
+        task: evaluator.evaluate(run.model, task, of_task.splits["validation"]).metrics
         for task, of_task in work.data.items()
     }
-    return Trained(metrics, state.training_seconds, state.tokens)
+    run.close()
+    return Trained(metrics, seconds, loop.state.tokens)
 
 
 def train_tuned(work: Work) -> Trained:
     """Train each task alone with the tuned Trainer, as long and at the same rate, and score validation."""
     config = work.config
-    metrics, seconds, tokens = {}, 0.0, 0
-    epochs = config["trainer"]["epochs"]
+    metrics = {}
+    clock = EpochClock(work.device)
+    schedule = instantiate(config["schedule"])
+    optimizer = instantiate(config["optimizer"])
     for name, task in work.tasks.items():
         seed_everything(config["seed"])
         of_task = work.data[name]
         head = heads_of(dataclasses.replace(work, tasks={name: task}), None)[name]
         model = SingleTaskModel(stock_encoder(work.encoder).to(work.device), head, task, work.encoder.pooling)
-        split = of_task.splits["train"]
         with tempfile.TemporaryDirectory(prefix="mtl-bench-") as folder:
             trainer = make_trainer(
                 work,
                 model,
-                split,
+                name,
                 folder,
                 tuned=True,
-                epochs=epochs,
-                lr=config["optimizer"]["lr"],
-                warmup=config["schedule"].get("warmup_fraction") or 0.0,
-                weight_decay=config["optimizer"].get("weight_decay", 0.0),
+                clock=clock,
+                epochs=instantiate(config["trainer"]).epochs,
+                lr=optimizer.lr,
+                warmup=schedule.warmup_fraction,
+                weight_decay=optimizer.weight_decay,
                 seed=config["seed"],
             )
-            began = time.perf_counter()
             trainer.train()
-            seconds += time.perf_counter() - began
-        tokens += round(int(split.lengths.sum()) * epochs)
         validation = of_task.splits["validation"]
         logits_MC = padded_logits(work, model, validation)
         assert validation.labels is not None
         metrics[name] = task.compute_metrics(task.predict(logits_MC), validation.labels, validation, of_task.labels)
-    return Trained(metrics, seconds, tokens)
+    return Trained(metrics, clock.seconds, clock.tokens)
 
 
 def padded_logits(work: Work, model: SingleTaskModel, split: EncodedSplit) -> np.ndarray:

@@ -10,6 +10,16 @@ from mtl_cli.types import PositiveInt
 Benchmark = Literal["step", "trainer", "tasks", "startup", "loop"]
 Baseline = Literal["B1", "B2", "B3"]
 
+# Settings of bench besides json, markdown and force that a benchmark looks at.
+_USED_BY: dict[str, set[str]] = {
+    "step": {"rounds", "rows", "memory", "only"},
+    "trainer": {"rounds", "rows", "baselines", "scores", "memory", "only"},
+    "trainer bench.scores=true": {"scores", "seeds"},
+    "tasks": {"rounds", "num_tasks", "tokens"},
+    "startup": {"rounds"},
+    "loop": set(),
+}
+
 LEAST_ROUNDS = 7
 """Rounds that count for a figure to be one by the protocol."""
 
@@ -20,13 +30,14 @@ class BenchSettings:
 
     Args:
         rounds: rounds that count; one more comes before them and is dropped.
-        rows: training examples of each task that a round goes over once (step, trainer).
+        rows: training examples of each task that a round goes over once (trainer); with all of the data, a round is so
+            many steps as see that many on average over tasks (step).
         baselines: what our training is compared with (trainer).
         scores: train to the end with ours and with B2, and show scores in the place of speed (trainer).
         seeds: seeds of the runs whose scores are shown.
         num_tasks: numbers of tasks to measure (tasks).
         tokens: tokens a step (tasks).
-        memory: measure peak memory: on a CPU in a process of its own for each variant.
+        memory: measure peak memory of a first round, above what stood before; on a CPU in a process for each variant.
         only: run one round of this variant alone and print its peak memory; what `memory` starts.
         json: the file to write all figures to.
         markdown: the file to write the table to.
@@ -45,6 +56,17 @@ class BenchSettings:
     json: str | None = None
     markdown: str | None = None
     force: bool = False
+
+    def without_effect(self, of: Benchmark) -> list[str]:
+        """Return a warning for each setting that differs from its default and that this benchmark does not look at."""
+        name = "trainer bench.scores=true" if of == "trainer" and self.scores else str(of)
+        used = _USED_BY[name] | {"json", "markdown", "force"}
+        default = vars(BenchSettings())
+        return [
+            f"bench.{key}: found {value!r}, which has no effect with of={name}"
+            for key, value in vars(self).items()
+            if key not in used and value != default[key]
+        ]
 
 
 @dataclass(kw_only=True)

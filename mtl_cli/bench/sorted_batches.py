@@ -6,14 +6,14 @@ by length, cut into batches of 32 rows and 1,024 tokens at most, in random order
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import nn
 
-from mtl_cli.bench.protocol import Measured, wait_for
+from mtl_cli.bench.epoch_clock import EpochClock
+from mtl_cli.bench.protocol import Measured
 from mtl_cli.bench.single_task import SingleTaskModel, first_losses, pad_id, padded, records, stock_encoder
 from mtl_cli.bench.work import Work
 from mtl_cli.precision import autocast
@@ -30,6 +30,8 @@ class SortedBatches:
 
     def __init__(self, work: Work, heads: Mapping[str, nn.Module]) -> None:
         self.work = work
+        self.size = work.size
+        self.precision = work.precision
         encoder = stock_encoder(work.encoder, share_weights=work.alone).to(work.device).train()
         self.models = {
             name: SingleTaskModel(encoder, heads[name], task, work.encoder.pooling).train()
@@ -41,23 +43,20 @@ class SortedBatches:
         }
         self._rows = {name: records(split) for name, split in work.train_splits.items()}
         self._draw = np.random.default_rng(work.config["seed"])
-        self._tokens = self._slots = 0
+        self._clock = EpochClock(work.device)
 
     @property
     def padding(self) -> tuple[float, float]:
         """Share of padding in the slots of linear layers and of attention, over the last round."""
-        empty = 1 - self._tokens / max(self._slots, 1)
-        return empty, empty
+        return self._clock.padding
 
     def round(self) -> Measured:
         """Train for an epoch of each task."""
-        self._tokens = self._slots = 0
-        wait_for(self.work.device)
-        wall, cpu = time.perf_counter(), time.thread_time()
-        for task, model in self.models.items():
-            self._epoch(task, model, self._optimizers[task])
-        wait_for(self.work.device)
-        return Measured(time.perf_counter() - wall, self._tokens, time.thread_time() - cpu)
+        self._clock.reset()
+        self._clock.begin()
+        updates = sum(self._epoch(task, model, self._optimizers[task]) for task, model in self.models.items())
+        self._clock.end()
+        return self._clock.measured(updates)
 
     def first_losses(self) -> dict[str, float]:
         """Each task's loss of its first rows, without dropout."""
@@ -66,13 +65,14 @@ class SortedBatches:
     def close(self) -> None:
         """Nothing to remove."""
 
-    def _epoch(self, task: str, model: SingleTaskModel, optimizer: torch.optim.Optimizer) -> None:
+    def _epoch(self, task: str, model: SingleTaskModel, optimizer: torch.optim.Optimizer) -> int:
+        """Train on a task's rows; return the updates."""
         device, lengths = self.work.device, self.work.train_splits[task].lengths
         batches = sorted_batches(lengths)
         for place in self._draw.permutation(len(batches)):
             rows = batches[place]
             longest = int(lengths[rows].max())
-            self._tokens, self._slots = self._tokens + int(lengths[rows].sum()), self._slots + longest * len(rows)
+            self._clock.count(lengths[rows].tolist(), longest * len(rows))
             columns = padded(self._rows[task], rows, pad_id(self.work.encoder), longest)
             batch = {column: torch.tensor(values).to(device) for column, values in columns.items()}
             with autocast(self.work.precision, device):
@@ -80,6 +80,7 @@ class SortedBatches:
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
+        return len(batches)
 
 
 def sorted_batches(

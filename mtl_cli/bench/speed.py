@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Protocol
 
 import torch
 
-from mtl_cli.bench.ceiling import Ceiling
-from mtl_cli.bench.peak_of_variant import Rerun, peak_of, print_peak
-from mtl_cli.bench.protocol import Measured, Spread, interleave, ratios
+from mtl_cli.bench.ceiling import Ceiling, EncoderSize
+from mtl_cli.bench.peak_of_variant import Peak, Rerun, peak_of, peak_of_round, print_peak
+from mtl_cli.bench.protocol import Measured, Spread, Variant, interleave, ratios
 from mtl_cli.bench.report import mebibytes, share
 from mtl_cli.bench.settings import LEAST_ROUNDS, BenchSettings
 from mtl_cli.bench.work import Work
-from mtl_cli.training import peak_memory_bytes
+from mtl_cli.errors import UserError
 
 
 class TrainingVariant(Protocol):
     """A way to train the work's rows once a round."""
+
+    @property
+    def precision(self) -> Literal["bf16", "fp32"]:
+        """Of its forward passes."""
+
+    @property
+    def size(self) -> EncoderSize:
+        """Of the encoder, with what is trained of it."""
 
     @property
     def padding(self) -> tuple[float, float]:
@@ -34,7 +42,7 @@ class TrainingVariant(Protocol):
         """Remove what was written."""
 
 
-Make = Callable[[], TrainingVariant]
+Make = Callable[[str], TrainingVariant]
 
 
 @dataclass(frozen=True)
@@ -45,24 +53,37 @@ class Speed:
         tokens_per_second: real tokens.
         seconds: of a round.
         tokens: real tokens of a round.
+        rows: of a round.
+        updates: of the optimizer in a round.
+        rows_of_update: how many it sees on average.
         padding_linear: share of padding among the slots of linear layers.
         padding_attention: the same of attention.
-        ceiling_share: of the matrix-product rate of the same round, by the operations of real tokens.
+        precision: of forward passes.
+        operations_of_token: of a real token, on average, forward and backward.
+        ceiling_share: of the matrix-product rate in this precision in the same round, by the operations of real tokens.
         ratio: how many times as many real tokens a second the first variant trains, round by round.
-        peak_bytes: peak memory; None where it was not measured.
+        peak: of memory in a round; None where it was not measured.
     """
 
     tokens_per_second: Spread
     seconds: Spread
     tokens: int
+    rows: int
+    updates: int
+    rows_of_update: float
     padding_linear: float
     padding_attention: float
+    precision: Literal["bf16", "fp32"]
+    operations_of_token: float
     ceiling_share: Spread
     ratio: Spread
-    peak_bytes: int | None = None
+    peak: Peak | None = None
 
 
-COLUMNS = ("real tokens/s", "ours is", "padding, linear", "attention", "of the ceiling", "peak MiB")
+COLUMNS = (
+    "real tokens/s", "ours is", "updates", "rows an update",
+    "padding, linear", "attention", "of the ceiling", "peak MiB",
+)  # fmt: skip
 
 
 def cells(speed: Speed) -> list[str]:
@@ -70,98 +91,149 @@ def cells(speed: Speed) -> list[str]:
     return [
         speed.tokens_per_second.text(0),
         f"{speed.ratio.text()} x",
+        f"{speed.updates:,}",
+        f"{speed.rows_of_update:,.1f}",
         share(speed.padding_linear),
         share(speed.padding_attention),
         share(speed.ceiling_share.median),
-        mebibytes(speed.peak_bytes),
+        mebibytes(None if speed.peak is None else speed.peak.above),
     ]
 
 
 def measure(
-    work: Work, variants: Mapping[str, TrainingVariant], settings: BenchSettings
-) -> tuple[dict[str, Speed], Spread]:
+    work: Work,
+    variants: Mapping[str, TrainingVariant],
+    settings: BenchSettings,
+    tokens_of_step: float,
+    check: Callable[[str, Measured], None] = lambda name, found: None,
+) -> tuple[dict[str, Speed], dict[str, Spread]]:
     """Measure variants in turn, with the ceiling among them; the first one is what the others are compared with.
 
+    Args:
+        work: what is trained.
+        variants: by name.
+        settings: how to measure.
+        tokens_of_step: of ours: what the ceiling's products are measured on.
+        check: of each round.
+
     Returns:
-        The figures of each variant, and the ceiling's rate in operations a second.
+        The figures of each variant, and for each precision the ceiling's rate in operations a second.
     """
-    size, lengths = work.size, work.lengths
-    ceiling = Ceiling(size, _tokens_of_step(work), work.precision, work.device)
-    rounds = interleave({**variants, "ceiling": ceiling}, settings.rounds)
-    rates = ceiling.rates[-settings.rounds :]
-    operations_of_token = size.operations(lengths) / float(lengths.sum())
+    precisions = dict.fromkeys([work.precision, *(variant.precision for variant in variants.values())])
+    ceilings = {p: Ceiling(work.size, max(256, round(tokens_of_step)), p, work.device) for p in precisions}
+    taking_turns: dict[str, Variant] = {**variants, **{f"ceiling, {p}": ceiling for p, ceiling in ceilings.items()}}
+    rounds = interleave(taking_turns, settings.rounds, check)
     speeds = {name: [r.tokens / r.seconds for r in rounds[name]] for name in variants}
     ours = speeds[next(iter(variants))]
     found = {}
     for name, variant in variants.items():
+        seconds = [r.seconds for r in rounds[name]]
+        operations = [variant.size.operations(r.tokens, r.squares) for r in rounds[name]]
+        rows, updates = (sum(getattr(r, what) for r in rounds[name]) for what in ("rows", "updates"))
         linear, attention = variant.padding
         found[name] = Speed(
-            Spread.of(speeds[name]),
-            Spread.of([r.seconds for r in rounds[name]]),
-            rounds[name][-1].tokens,
-            linear,
-            attention,
-            Spread.of([s * operations_of_token / rate for s, rate in zip(speeds[name], rates, strict=True)]),
-            ratios(ours, speeds[name]),
+            tokens_per_second=Spread.of(speeds[name]),
+            seconds=Spread.of(seconds),
+            tokens=rounds[name][-1].tokens,
+            rows=rounds[name][-1].rows,
+            updates=rounds[name][-1].updates,
+            rows_of_update=rows / updates,
+            padding_linear=linear,
+            padding_attention=attention,
+            precision=variant.precision,
+            operations_of_token=sum(operations) / sum(r.tokens for r in rounds[name]),
+            ceiling_share=ceilings[variant.precision].shares(operations, seconds),
+            ratio=ratios(ours, speeds[name]),
         )
-    return found, Spread.of(rates)
+    return found, {p: Spread.of(ceiling.rates[-settings.rounds :]) for p, ceiling in ceilings.items()}
 
 
-def _tokens_of_step(work: Work) -> int:
-    """About as many tokens as a step of ours has: what the ceiling's products are measured on."""
-    batch = work.config["sampler"].get("batch_size", 32)
-    rows = sum(batch.values()) if isinstance(batch, dict) else batch * len(work.tasks)
-    return max(256, int(rows * work.lengths.mean()))
+def check_same_work(work: Work) -> Callable[[str, Measured], None]:
+    """Make a check that a round of each variant went over each training row of the work once.
+
+    Raises:
+        UserError: from the check, with what was found.
+    """
+    rows, tokens = len(work.lengths), int(work.lengths.sum())
+
+    def check(name: str, measured: Measured) -> None:
+        if measured.updates and (measured.rows, measured.tokens) != (rows, tokens):
+            max_tokens = work.config["sampler"].get("max_tokens")
+            cause = "" if max_tokens is None else f"sampler.max_tokens: found {max_tokens}, allowed: null. "
+            raise UserError(
+                f"{cause}A round of {name} trained {measured.tokens:,} real tokens in {measured.rows:,} rows, but the "
+                f"training rows of all tasks are {rows:,} with {tokens:,} tokens: the variants do not do the same "
+                "work, so their times say nothing (a step of ours leaves out a task's rows where none has a label)"
+            )
+
+    return check
 
 
-def run_alone(variant: TrainingVariant, device: torch.device) -> int:
-    """Do one round of a variant, print the peak memory and return the exit code."""
-    variant.round()
-    print_peak(peak_memory_bytes(device))
+def run_alone(variant: TrainingVariant, device: torch.device) -> None:
+    """Do one round of a variant and print the peak of memory."""
+    print_peak(peak_of_round(variant, device))
     variant.close()
-    return 0
 
 
 def add_peaks(
-    found: Mapping[str, Speed],
-    keys: Mapping[str, str],
-    variants: Mapping[str, TrainingVariant],
-    work: Work,
-    rerun: Rerun,
+    found: Mapping[str, Speed], keys: Mapping[str, str], make: Make, device: torch.device, rerun: Rerun
 ) -> dict[str, Speed]:
-    """Measure peak memory: on a GPU here, else in a process for each variant, which `bench.only` calls by its key."""
-    peaks: dict[str, int | None] = {}
-    for name, variant in variants.items():
-        if work.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(work.device)
-            variant.round()
-            peaks[name] = peak_memory_bytes(work.device)
+    """Measure peak memory of each variant from its first step on.
+
+    Args:
+        found: the figures so far, by name; the variants themselves are gone.
+        keys: what `bench.only` and `make` call a name.
+        make: builds a variant anew, on a GPU; elsewhere each has a process of its own.
+        device: where it computes.
+        rerun: from further words to the command line.
+    """
+    peaks: dict[str, Peak | None] = {}
+    for name, key in keys.items():
+        if device.type == "cuda":
+            variant = make(key)
+            peaks[name] = peak_of_round(variant, device)
+            variant.close()
+            del variant
         else:
-            peaks[name] = peak_of(keys[name], rerun)
-    return {name: Speed(**{**vars(speed), "peak_bytes": peaks[name]}) for name, speed in found.items()}
+            peaks[name] = peak_of(key, rerun)
+    return {name: replace(speed, peak=peaks[name]) for name, speed in found.items()}
 
 
-def figures_of(found: Mapping[str, Speed], ceiling: Spread, work: Work) -> dict[str, Any]:
+def figures_of(found: Mapping[str, Speed], ceilings: Mapping[str, Spread], work: Work) -> dict[str, Any]:
     """All figures as plain values."""
     return {
         "work": work.describe(),
-        "ceiling_operations_per_second": asdict(ceiling),
-        "ceiling_tokens_per_second": ceiling.median * float(work.lengths.sum()) / work.size.operations(work.lengths),
+        "ceiling_operations_per_second": {precision: asdict(rate) for precision, rate in ceilings.items()},
         "variants": {name: asdict(speed) for name, speed in found.items()},
     }
 
 
-def remarks(settings: BenchSettings, ceiling: Spread, work: Work) -> list[str]:
+def remarks(
+    settings: BenchSettings, ceilings: Mapping[str, Spread], found: Mapping[str, Speed], work: Work
+) -> list[str]:
     """What a reader of the table should know."""
-    size = work.size
-    tokens = ceiling.median * float(work.lengths.sum()) / size.operations(work.lengths)
-    found = [
-        f"ceiling: {ceiling.median / 1e9:,.0f} ({ceiling.low / 1e9:,.0f} to {ceiling.high / 1e9:,.0f}) G operations a "
-        f"second in {work.precision}, {tokens:,.0f} tokens a second at 6 N + 12 L H T operations a token, "
-        f"N = {size.num_parameters / 1e6:.1f} M",
-        f"{settings.rounds} rounds, medians and quartiles; {work.lengths.mean():.1f} tokens a row",
+    ours = next(iter(found.values()))
+    rates = "; ".join(
+        f"{Spread(r.low / 1e9, r.median / 1e9, r.high / 1e9).text(0)} G operations a second in {precision}"
+        for precision, r in ceilings.items()
+    )
+    tokens = ceilings[ours.precision].median / ours.operations_of_token
+    lines = [
+        f"ceiling: {rates}; each variant's share is of that in its own precision. For ours {tokens:,.0f} tokens a "
+        f"second at {ours.operations_of_token / 1e6:,.1f} M operations a token: 6 N + 12 L H T, less what is not done "
+        f"for frozen parts; N = {work.size.num_parameters / 1e6:.1f} M",
+        f"{settings.rounds} rounds, medians and quartiles; {ours.tokens / ours.rows:.1f} tokens a row; updates are "
+        "those of a round. No variant draws a progress display",
     ]
+    peaks = [speed.peak for speed in found.values() if speed.peak is not None]
+    if any(peak.whole_process for peak in peaks):
+        lines.append("peak MiB: of the whole process, loading included: this system cannot reset a peak")
+    elif peaks:
+        standing = " / ".join(mebibytes(speed.peak.standing) for speed in found.values() if speed.peak is not None)
+        lines.append(
+            f"peak MiB: of a first round alone, above what stood before its first step ({standing} MiB, weights "
+            "included)"
+        )
     if settings.rounds < LEAST_ROUNDS:
-        found.append(f"fewer than the {LEAST_ROUNDS} rounds of the protocol: for a first look only")
-    return found
+        lines.append(f"fewer than the {LEAST_ROUNDS} rounds of the protocol: for a first look only")
+    return lines

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -13,7 +16,8 @@ from mtl_cli.saved_model import UnavailableSource
 from mtl_cli.sharing import SharingStrategy
 from mtl_cli.tasks import SingleTextClassification
 from mtl_cli.training import AdamW
-from mtl_cli.types import Batch
+from mtl_cli.training.clipping import clip_gradients
+from mtl_cli.types import Batch, UserError
 from mtl_cli.weighting import Weighting
 
 NUM_CLASSES = 3
@@ -28,9 +32,10 @@ class SyntheticRun:
         encoder: the model's; it is changed.
         sharing: the strategy.
         num_tasks: K.
-        num_tokens: tokens of the step, a multiple of 64.
+        num_tokens: tokens of the step; a multiple of 512 is held to exactly.
         device: where it computes.
         precision: of forward passes.
+        lazy: whether rows of the word embedding are updated when they are read, as in training (`LazyAdamW`).
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class SyntheticRun:
         num_tokens: int,
         device: torch.device,
         precision: Precision = "auto",
+        lazy: bool = True,
     ) -> None:
         torch.manual_seed(0)
         self.device = device
@@ -49,7 +55,7 @@ class SyntheticRun:
         labels = {name: [str(c) for c in range(NUM_CLASSES)] for name in tasks}
         vocabulary = len(encoder.tokenizer)
         self.model = MultiTaskModel(encoder, sharing, tasks, labels).to(device).train()
-        self.optimizer = AdamW(lr=1e-5).build(self.model)
+        self.optimizer = AdamW(lr=1e-5).build(self.model, lazy=lazy)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.step_of_rows = make_step(list(tasks), num_tokens, device, vocabulary)
         self.losses = Losses(self.model, self.precision, device)
@@ -59,11 +65,37 @@ class SyntheticRun:
         weighting.start(list(self.model.tasks), seed=0)
         return GradientEngine(self.model, weighting, self.losses)
 
+    def catch_up(self) -> None:
+        """Bring the rows of the word embedding up to date that the step reads: before each forward pass."""
+        if self.optimizer.is_lazy:
+            self.optimizer.catch_up(self.model.encoder.ids_read([self.step_of_rows]))
+
     def update(self) -> None:
         """Clip, and let the optimizer make its step."""
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
+        clip_gradients(self.optimizer, self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+
+def halves(task_names: Sequence[str]) -> list[list[str]]:
+    """The first and the second half of the tasks; of one task, one group."""
+    middle = (len(task_names) + 1) // 2
+    return [list(half) for half in (task_names[:middle], task_names[middle:]) if half]
+
+
+def told_of_tasks(sharing: Mapping[str, Any], task_names: Sequence[str]) -> dict[str, Any]:
+    """Return a strategy's settings with those that name tasks saying halves of these: `order`, `groups`."""
+    found = dict(sharing)
+    if "order" in found:
+        found |= {"order": halves(task_names), "levels": None}
+    if "groups" in found:
+        found["groups"] = halves(task_names)
+    return found
+
+
+def fewest_tokens(num_tasks: int) -> int:
+    """Tokens of a step in which each of so many tasks has a row."""
+    return num_tasks * sum(ROW_TOKENS) // len(ROW_TOKENS)
 
 
 def make_step(
@@ -76,8 +108,16 @@ def make_step(
         num_tokens: tokens of all rows together.
         device: where the batches are put.
         vocabulary: ids that the encoder knows.
+
+    Raises:
+        UserError: fewer rows than tasks.
     """
     num_rows = num_tokens * len(ROW_TOKENS) // sum(ROW_TOKENS)
+    if num_rows < len(tasks):
+        raise UserError(
+            f"{num_tokens} tokens a step are {num_rows} rows, too few for a row of each of {len(tasks)} tasks; "
+            f"allowed: at least {fewest_tokens(len(tasks))}"
+        )
     lengths = np.resize(ROW_TOKENS, num_rows)
     generator = torch.Generator().manual_seed(1)
     order = np.random.default_rng(1).permutation(num_rows)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
+from mtl_cli.bench.epoch import Epoch, check_one_pass
 from mtl_cli.bench.hf_trainer import BATCH_SIZE, TrainerRuns
 from mtl_cli.bench.our_training import OurTraining
 from mtl_cli.bench.peak_of_variant import Rerun
-from mtl_cli.bench.protocol import STEP_0_TOLERANCE, check_step_0, machine_record
+from mtl_cli.bench.protocol import STEP_0_TOLERANCE, Spread, check_step_0, machine_record
 from mtl_cli.bench.report import BenchReport
 from mtl_cli.bench.settings import Baseline, BenchSettings
 from mtl_cli.bench.single_task import heads_of
 from mtl_cli.bench.sorted_batches import SortedBatches
 from mtl_cli.bench.speed import (
     COLUMNS,
+    Speed,
     TrainingVariant,
     add_peaks,
     cells,
+    check_same_work,
     figures_of,
     measure,
     remarks,
@@ -52,24 +56,19 @@ def bench_trainer(work: Work, settings: BenchSettings, load: float, rerun: Rerun
     if settings.only is not None:
         run_alone(_only(settings.only, work, settings), work.device)
         return None
-    ours = OurTraining(work, settings.rounds)
-    variants: dict[str, TrainingVariant] = {OURS: ours}
-    keys = {OURS: OURS}
-    for key in dict.fromkeys(settings.baselines):
-        variants[NAMES[key]] = make_baseline(key, work, ours.model)
-        keys[NAMES[key]] = key
-    gap = _step_0(work, variants, ours.model)
-    found, ceiling = measure(work, variants, settings)
-    if settings.memory:
-        found = add_peaks(found, keys, variants, work, rerun)
-    for variant in variants.values():
-        variant.close()
-    figures = {**figures_of(found, ceiling, work), "step_0_gap": gap}
-    notes = remarks(settings, ceiling, work)
+    epoch = Epoch.of(work.config["sampler"], work.train_splits, work.config["seed"])
+    check_one_pass(epoch, work.config["sampler"], work.train_splits)
+    keys = {OURS: OURS, **{NAMES[key]: key for key in settings.baselines}}
+    found, ceilings, gap = _compare(work, settings, epoch)
+    if settings.memory:  # the variants are gone
+        found = add_peaks(found, keys, lambda key: _only(key, work, settings), work.device, rerun)
+    figures = {**figures_of(found, ceilings, work), "step_0_gap": gap}
+    notes = remarks(settings, ceilings, found, work)
     agreed = "was not compared: the sharing strategy makes it another model" if gap is None else f"at most {gap:.1e}"
     notes += [
         f"{len(work.tasks)} tasks ({', '.join(work.tasks)}), {next(iter(figures['work']['tasks'].values())):,} rows of "
-        f"each; ours is one run of all, the others a run for each with {BATCH_SIZE} rows a batch (B3: or 1,024 tokens)",
+        f"each, which every variant goes over once a round; ours is one run of all, the others a run for each with "
+        f"{BATCH_SIZE} rows a batch (B3: or 1,024 tokens)",
         f"difference of the losses before the first update: {agreed}",
     ]
     aims: dict[str, bool | None] = {
@@ -87,6 +86,22 @@ def bench_trainer(work: Work, settings: BenchSettings, load: float, rerun: Rerun
         notes,
         aims,
     )
+
+
+def _compare(
+    work: Work, settings: BenchSettings, epoch: Epoch
+) -> tuple[dict[str, Speed], dict[str, Spread], float | None]:
+    """Measure ours and the baselines: figures, ceilings, and how far their first losses are apart."""
+    with ExitStack() as stack:
+        ours = OurTraining(work, settings.rounds)
+        stack.callback(ours.close)
+        variants: dict[str, TrainingVariant] = {OURS: ours}
+        for key in dict.fromkeys(settings.baselines):
+            variants[NAMES[key]] = variant = make_baseline(key, work, ours.model)
+            stack.callback(variant.close)
+        gap = _step_0(work, variants, ours.model)
+        found, ceilings = measure(work, variants, settings, epoch.tokens / epoch.steps, check_same_work(work))
+    return found, ceilings, gap
 
 
 def _step_0(work: Work, variants: dict[str, TrainingVariant], model: MultiTaskModel) -> float | None:

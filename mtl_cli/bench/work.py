@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from mtl_cli.bench.ceiling import EncoderSize
+from mtl_cli.bench.ceiling import EncoderSize, own_parameters
 from mtl_cli.build import instantiate
 from mtl_cli.data import EncodedSplit, TaskData
 from mtl_cli.encoders import Encoder, Layout
@@ -72,17 +73,23 @@ class Work:
         """Tokens in each training row of all tasks."""
         return np.concatenate([split.lengths for split in self.train_splits.values()])
 
-    @property
+    @cached_property
     def size(self) -> EncoderSize:
-        """Of the encoder."""
+        """Of the encoder as it was loaded: what the baselines train."""
         return EncoderSize.of(self.encoder)
 
-    def build_model(self) -> MultiTaskModel:
-        """Put our model together; the weights of new layers follow from the seed."""
+    def build_model(self) -> tuple[MultiTaskModel, EncoderSize]:
+        """Put our model together; the weights of new layers follow from the seed.
+
+        Returns:
+            The model, and the size of its encoder with what the sharing strategy trains of it.
+        """
         seed_everything(self.config["seed"])
         labels = {name: of_task.labels for name, of_task in self.data.items()}
         encoder = self.encoder if self.alone else deepcopy(self.encoder)
-        return MultiTaskModel(encoder, instantiate(self.config["sharing"]), self.tasks, labels)
+        own = own_parameters(encoder)
+        model = MultiTaskModel(encoder, instantiate(self.config["sharing"]), self.tasks, labels)
+        return model, EncoderSize.of(model.encoder, own, model)
 
     def of_one_task(self) -> Work:
         """Keep the task whose training rows hold the most tokens."""
@@ -118,9 +125,15 @@ def _cut(data: TaskData, num_examples: int, seed: int) -> TaskData:
     return dataclasses.replace(data, splits={**data.splits, "train": train})
 
 
-def slots_of(layout: Layout) -> tuple[int, int]:
-    """Slots that a step's linear layers and its attention (as it runs on a CPU) compute, padding included."""
-    passes = [] if layout.packed else [group.layout for group in layout.groups_for_passes(torch.device("cpu"))]
-    linear = layout.num_tokens if layout.packed else sum(one.num_rows * one.max_length for one in passes)
-    groups = layout.attention_plan(torch.device("cpu")).groups if layout.packed else ()
-    return linear, sum(group.num_rows * group.length for group in groups) or linear
+def slots_of(layout: Layout, encoder: Encoder) -> tuple[int, int]:
+    """Slots that linear layers and attention (as it runs on a CPU) compute in a pass, padding included.
+
+    An encoder that pads makes passes by length, but one of all rows where a sharing strategy has layers inside of it.
+    """
+    cpu = torch.device("cpu")
+    if layout.packed:
+        groups = layout.attention_plan(cpu).groups
+        return layout.num_tokens, sum(group.num_rows * group.length for group in groups)
+    passes = [layout] if encoder.has_foreign_layers else [group.layout for group in layout.groups_for_passes(cpu)]
+    slots = sum(one.num_rows * one.max_length for one in passes)
+    return slots, slots

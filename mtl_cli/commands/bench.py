@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,17 +11,17 @@ from typing import Any
 from rich.console import Console
 
 from mtl_cli.bench.peak_of_variant import Rerun
-from mtl_cli.bench.protocol import machine_record, refuse_overload
+from mtl_cli.bench.protocol import LoadWatch, machine_record
 from mtl_cli.bench.report import BenchReport
 from mtl_cli.bench.settings import BenchChoice, BenchSettings
-from mtl_cli.build import instantiate
 from mtl_cli.check_config import check_config, check_settings
 from mtl_cli.commands import train as train_command
 from mtl_cli.errors import UserError
 from mtl_cli.precision import choose_device
-from mtl_cli.sampling import count_steps_per_epoch
 from mtl_cli.tracking.run_folder import remove_if_empty
 from mtl_cli.training.allocator import keep_freed_memory
+
+log = logging.getLogger(__name__)
 
 _OWN = ("of", "bench")
 _WIDTH = 160  # of a table that goes to a file
@@ -40,11 +41,20 @@ def bench(config: Mapping[str, Any], rerun: Rerun, words: list[str]) -> int:
     for key in ("resume", "dry_run"):
         if composed.get(key):
             raise UserError(f"{key}: a benchmark trains nothing that is kept; leave it out")
+    if choice.of == "tasks" and isinstance(composed.get("sharing"), Mapping):
+        from mtl_cli.bench.synthetic import told_of_tasks
+
+        composed["sharing"] = told_of_tasks(composed["sharing"], list(composed.get("tasks") or {}))
     check_config(composed, composed.get("allow_targets"))
     if settings.only is not None and choice.of not in ("step", "trainer"):
         raise UserError(f"bench.only: of={choice.of} has no variants; leave it out")
-    report = _measure(choice.of, composed, settings, rerun, words)
+    for warning in settings.without_effect(choice.of):
+        log.warning("%s", warning)
+    watch = LoadWatch(settings.force)
+    report = _measure(choice.of, composed, settings, watch.load, rerun, words)
     if report is not None:
+        report.machine = {**report.machine, **watch.end()}
+        report.notes += watch.warnings()
         console = Console()
         report.show(console if console.is_terminal else Console(width=_WIDTH))
         report.write(settings.json, settings.markdown)
@@ -52,9 +62,8 @@ def bench(config: Mapping[str, Any], rerun: Rerun, words: list[str]) -> int:
 
 
 def _measure(
-    of: str, config: dict[str, Any], settings: BenchSettings, rerun: Rerun, words: list[str]
+    of: str, config: dict[str, Any], settings: BenchSettings, load: float, rerun: Rerun, words: list[str]
 ) -> BenchReport | None:
-    load = refuse_overload(settings.force)
     device = choose_device(config["trainer"].get("device", "auto"))
     if of == "startup":
         from mtl_cli.bench.startup import bench_startup
@@ -68,7 +77,9 @@ def _measure(
     from mtl_cli.bench.work import Work
 
     if of == "trainer" and settings.scores:
-        from mtl_cli.bench.scores import bench_scores
+        from mtl_cli.bench.scores import bench_scores, check_settings_of_both
+
+        check_settings_of_both(config)
 
         def work_of_seed(seed: int) -> Work:
             of_seed = {**config, "seed": seed}
@@ -76,7 +87,8 @@ def _measure(
 
         return bench_scores(work_of_seed, settings.seeds, load)
     loaded = train_command.load(config)
-    work = Work.of(config, loaded, settings.rows, alone=settings.only is not None)
+    # What the sampler gives depends on the tasks' sizes: only what is compared is cut.
+    work = Work.of(config, loaded, settings.rows if of == "trainer" else None, alone=settings.only is not None)
     if of == "tasks":
         from mtl_cli.bench.tasks import bench_tasks
 
@@ -87,9 +99,7 @@ def _measure(
         return bench_trainer(work, settings, load, rerun)
     from mtl_cli.bench.step import bench_step
 
-    splits = {name: of_task.splits["train"] for name, of_task in loaded[2].items()}
-    steps = count_steps_per_epoch(instantiate(config["sampler"]), splits, seed=config["seed"])
-    return bench_step(work, settings, load, rerun, steps)
+    return bench_step(work, settings, load, rerun)
 
 
 def _loop(config: dict[str, Any], machine: Mapping[str, Any]) -> BenchReport:

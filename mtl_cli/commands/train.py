@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtl_cli.build import build_tasks, instantiate
+from mtl_cli.build import build_tasks, build_training_run, instantiate
 from mtl_cli.check_config import check_config
 from mtl_cli.commands import quiet_libraries
 from mtl_cli.commands.dry_run import compare_with_hard_sharing
@@ -241,19 +241,15 @@ def _run(config: dict[str, Any], folder: RunFolder, results: Results, loggers: L
         MetricsFile(folder.metrics_file) if is_main() else NoMetricsFile() as metrics_file,
         Progress(enabled=is_main()) as progress,
     ):
-        run = TrainingRun(
-            model=model,
-            data=data,
-            sampler=instantiate(config["sampler"]),
-            weighting=instantiate(config["weighting"]),
-            optimizer=instantiate(config["optimizer"]),
-            schedule=instantiate(config["schedule"]),
-            folder=folder,
-            metrics_file=metrics_file,
-            loggers=loggers,
-            progress=progress,
-            seed=config["seed"],
-            info=RunInfo(
+        run = build_training_run(
+            config,
+            model,
+            data,
+            folder,
+            metrics_file,
+            loggers,
+            progress,
+            RunInfo(
                 folder=folder.path,
                 name=folder.path.name,
                 group=group_of_run(folder.path),

@@ -52,8 +52,12 @@ def test_a_composition_is_measured(bench):
     assert "fewer than the 7 rounds of the protocol" in printed
     figures = report["figures"]
     ours = figures["variants"]["ours"]
-    assert figures["work"]["tasks"] == {"reviews": 16, "names": 16}
-    assert ours["tokens"] == figures["work"]["tokens"]
+    assert figures["work"]["tasks"] == {"reviews": 48, "names": 48}
+    # 16 rows a task on average: two steps of 8 rows of each, a third of an epoch.
+    assert (ours["rows"], ours["updates"]) == (32, 2)
+    assert 0 < ours["tokens"] < figures["work"]["tokens"]
+    assert 0 <= report["machine"]["used_by_others"] <= 1
+    assert report["machine"]["load_at_end"] >= 0
     assert ours["padding_linear"] == 0.0
     assert 0 < ours["ceiling_share"]["median"] < 2
     # 48 rows of each task in batches of 8.
@@ -61,24 +65,62 @@ def test_a_composition_is_measured(bench):
     assert figures["seconds_of_step"] == pytest.approx(ours["seconds"]["median"] / 2)
 
 
+def test_a_step_holds_what_the_sampler_gives_whatever_the_tasks_sizes(bench):
+    words = ["sampler=proportional", "sampler.batch_size=6", "tasks.names.max_train_examples=12", "bench.rows=30"]
+    _, report = bench(*words)
+    # 48 rows and 12: an epoch of ten steps of 6, in which all are seen; 30 rows a task would be just that.
+    assert report["figures"]["work"]["tasks"] == {"reviews": 48, "names": 12}
+    assert report["figures"]["variants"]["ours"]["updates"] == report["figures"]["steps_of_epoch"] == 10
+    assert report["figures"]["variants"]["ours"]["rows"] == 60
+
+
 def test_ours_is_measured_beside_the_trainer(bench):
     printed, report = bench("of=trainer", "encoder.dropout=0", tasks="[reviews,names,scores]")
     variants = report["figures"]["variants"]
     assert [name.partition(":")[0] for name in variants] == ["ours", "B1", "B2", "B3"]
-    assert len({variant["tokens"] for variant in variants.values()}) == 1
+    assert {(variant["tokens"], variant["rows"]) for variant in variants.values()} == {
+        (report["figures"]["work"]["tokens"], 48)
+    }
     ours, b1, b2, b3 = variants.values()
+    # 16 rows of each of three tasks: two steps with 8 of each; of the others a batch for each task.
+    assert [variant["updates"] for variant in variants.values()] == [2, 3, 3, 3]
+    assert (ours["rows_of_update"], b1["rows_of_update"]) == (24, 16)
+    assert "updates" in printed
+    assert "rows an update" in printed
     assert b1["padding_linear"] > b2["padding_linear"] >= b3["padding_linear"] > ours["padding_linear"] == 0.0
     assert report["figures"]["step_0_gap"] < 1e-5
     assert set(report["aims"]) == {"5.0 x B1", "1.6 x B2"}
     assert "difference of the losses before the first update: at most" in printed
 
 
+def test_ours_can_make_as_many_updates_as_the_baselines(bench):
+    words = ["of=trainer", "sampler=proportional", "sampler.batch_size=32", "bench.rows=32", "bench.baselines=[B3]"]
+    _, report = bench(*words)
+    variants = report["figures"]["variants"].values()
+    assert [(variant["updates"], variant["rows_of_update"]) for variant in variants] == [(2, 32)] * 2
+
+
+def test_a_variant_in_another_precision_has_a_ceiling_of_its_own(bench):
+    words = ["of=trainer", "trainer.precision=bf16", "bench.baselines=[B1,B3]", "encoder.dropout=0"]
+    printed, report = bench(*words)
+    figures = report["figures"]
+    assert set(figures["ceiling_operations_per_second"]) == {"bf16", "fp32"}
+    assert [variant["precision"] for variant in figures["variants"].values()] == ["bf16", "fp32", "bf16"]
+    for variant in figures["variants"].values():  # of a single round
+        rate = figures["ceiling_operations_per_second"][variant["precision"]]["median"]
+        reached = variant["tokens_per_second"]["median"] * variant["operations_of_token"]
+        assert variant["ceiling_share"]["median"] == pytest.approx(reached / rate)
+    assert "G operations a second in bf16; " in printed
+
+
 def test_scores_stand_side_by_side(bench):
-    printed, report = bench("of=trainer", "bench.scores=true", "bench.seeds=[1,2]", "trainer.epochs=1")
+    words = ["sampler=proportional", "sampler.batch_size=32", "schedule.warmup_fraction=0.1"]
+    printed, report = bench("of=trainer", "bench.scores=true", "bench.seeds=[1,2]", "trainer.epochs=1", *words)
     tasks = report["figures"]["tasks"]
     assert set(tasks) == {"reviews", "names"}
     assert tasks["reviews"]["metric"] == "accuracy"
     assert all(len(tasks["names"][side]) == 2 for side in ("ours", "B2"))
+    assert report["figures"]["ours"][0]["tokens"] == report["figures"]["B2"][0]["tokens"]
     (aim,) = report["aims"]
     assert aim.startswith("scores equal within noise")
     assert "names span_f1" in printed
@@ -86,8 +128,28 @@ def test_scores_stand_side_by_side(bench):
 
 def test_numbers_of_tasks_are_measured(bench):
     _, report = bench("of=tasks", "bench.num_tasks=[2]", "bench.tokens=512")
-    assert list(report["figures"]["tasks"]) == ["1", "2"]
-    assert report["figures"]["tasks"]["1"]["ratio"] == {"low": 1.0, "median": 1.0, "high": 1.0}
+    figures = report["figures"]
+    assert list(figures["tasks"]) == ["1", "2"]
+    assert figures["tokens"] == 512
+    one, two = figures["tasks"].values()
+    # Of a single round, each ratio is that of its seconds.
+    assert two["ratio"]["median"] == pytest.approx(two["seconds"]["median"] / one["seconds"]["median"])
+    assert two["tokens_per_second"]["median"] == pytest.approx(512 / two["seconds"]["median"])
+
+
+@pytest.mark.parametrize("sharing", ["hierarchical", "grouped"])
+def test_strategies_that_name_tasks_are_told_of_the_made_up_ones(sharing, bench):
+    printed, report = bench("of=tasks", f"sharing={sharing}", "bench.num_tasks=[3]", "bench.tokens=512")
+    assert list(report["figures"]["tasks"]) == ["1", "3"]
+    assert "told of the tasks by halves" in printed
+
+
+def test_settings_without_effect_are_named(bench, caplog):
+    bench("of=tasks", "bench.num_tasks=[2]", "bench.tokens=512")
+    assert [record.getMessage() for record in caplog.records if "no effect" in record.getMessage()] == [
+        "bench.rows: found 16, which has no effect with of=tasks",
+        "bench.memory: found False, which has no effect with of=tasks",
+    ]
 
 
 def test_the_loops_moments_add_up(bench):
@@ -124,6 +186,45 @@ def test_start_up_is_measured_in_new_processes(bench, monkeypatch):
     assert "bench." not in list(figures)[2]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sampler.epoch=smallest", "sampler.batch_size={reviews: 8, names: 16}"],
+         "sampler.epoch: found 'smallest', allowed: largest; sampler.batch_size: found {'reviews': 8, 'names': 16}"),
+        (["sampler.batch_size={reviews: 4, names: 8}"], "sampler.batch_size: found {'reviews': 4, 'names': 8}, "
+         "allowed: one number for all tasks. An epoch of ours holds 32 of names's 16 rows"),
+        (["sampler=uniform", "sampler.mixed=false", "sampler.batch_size=5"], "sampler.mixed: found False, allowed: "),
+    ],
+)  # fmt: skip
+def test_variants_that_would_not_do_the_same_work_are_refused(words, message, project, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mtl_cli.commands.bench.keep_freed_memory", lambda: True)
+    monkeypatch.setattr("mtl_cli.training.loop.keep_freed_memory", lambda: True)
+    command = ["bench", "--config-dir", str(project), *TINY[:-1], "task=[reviews,names]", *QUICK, "of=trainer", *words]
+    assert _main(command) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trainer.max_steps=5", "optimizer.layer_decay=0.9", "schedule=cosine"],
+         "schedule: found Cosine, allowed: schedule=linear; trainer.max_steps: found 5, allowed: null; "
+         "optimizer.layer_decay: found 0.9, allowed: 1.0"),
+        (["schedule.warmup_steps=3"], "schedule.warmup_steps: found 3, allowed: null"),
+        (["tasks.names.max_train_examples=20"], "sampler: found AllTasks, allowed: sampler=proportional"),
+        (["sampler.batch_size=8"], "sampler.batch_size: found 8, with which a step of ours holds up to 16 rows, "
+         "allowed: 32 rows a step"),
+    ],
+)  # fmt: skip
+def test_scores_refuse_what_would_train_the_two_sides_otherwise(words, message, project, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mtl_cli.commands.bench.keep_freed_memory", lambda: True)
+    command = ["bench", "--config-dir", str(project), *TINY[:-1], "task=[reviews,names]", "bench.force=true"]
+    assert _main([*command, "of=trainer", "bench.scores=true", *words]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
 def test_one_variant_alone_prints_its_peak(project, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mtl_cli.commands.bench.keep_freed_memory", lambda: True)
@@ -132,7 +233,9 @@ def test_one_variant_alone_prints_its_peak(project, tmp_path, monkeypatch, capsy
     for variant in ("ours", "B3"):
         assert _main([*words, f"bench.only={variant}"]) == 0
         (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith('{"peak_bytes_of_variant"'))
-        assert json.loads(line)["peak_bytes_of_variant"] > 2**20
+        peak = json.loads(line)["peak_bytes_of_variant"]
+        assert not peak["whole_process"]
+        assert 0 <= peak["above"] < peak["standing"]
     assert _main([*words, "bench.only=B9"]) == 2
     assert "bench.only: found 'B9', allowed: ours, B1, B2, B3" in capsys.readouterr().err
 
@@ -145,6 +248,10 @@ def test_one_variant_alone_prints_its_peak(project, tmp_path, monkeypatch, capsy
         (["resume=x"], "resume: a benchmark trains nothing that is kept"),
         (["-m", "seed=1,2"], "one thing at a time; leave out -m"),
         (["of=loop", "bench.only=ours"], "bench.only: of=loop has no variants"),
+        (
+            ["of=tasks", "bench.tokens=10", "bench.force=true", *SMALL],
+            "bench.tokens: found 10, too few for a row of each of 16 tasks; allowed: at least 1024",
+        ),
         (["bench.only=B1", "bench.force=true", *SMALL], "bench.only: found 'B1', allowed: ours; of=trainer has others"),
     ],
 )

@@ -25,6 +25,19 @@ def test_variants_take_turns_who_begins_moves_on_and_the_first_round_is_dropped(
     assert [measured.seconds for measured in found["b"]] == [2.0, 3.0, 4.0]
 
 
+def test_each_round_of_each_variant_is_looked_at_as_soon_as_it_is_done():
+    seen = []
+
+    def check(name, measured):
+        seen.append((name, measured.seconds))
+        if len(seen) == 3:
+            raise UserError("other work")
+
+    with pytest.raises(UserError, match="other work"):
+        interleave({name: Recorder(name, []) for name in "ab"}, num_rounds=3, check=check)
+    assert seen == [("a", 1.0), ("b", 1.0), ("b", 2.0)]
+
+
 def test_a_spread_is_the_median_with_quartiles_of_what_was_measured():
     assert Spread.of([5.0, 1.0, 3.0, 2.0, 4.0]) == Spread(2.0, 3.0, 4.0)
     assert Spread.of([7.0]) == Spread(7.0, 7.0, 7.0)
@@ -50,6 +63,24 @@ def test_a_machine_is_refused_that_was_busy_and_still_is(load, busy, refused, mo
     else:
         assert refuse_overload(force=False) == pytest.approx(load)
     assert refuse_overload(force=True) == pytest.approx(load)
+
+
+@pytest.mark.parametrize(("others", "warned"), [(2.0, False), (6.0, True)])
+def test_what_others_used_meanwhile_is_told_from_our_own(others, warned, monkeypatch):
+    """10 seconds on 2 cores, of which we use 8 seconds of CPU."""
+    clock, busy, own = iter([0.0, 10.0]), iter([100.0, 108.0 + others]), iter([50.0, 58.0])
+    loads = iter([0.2, 1.2])
+    monkeypatch.setattr(protocol.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(protocol, "_load", lambda: next(loads))
+    monkeypatch.setattr(protocol.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(protocol, "_busy_seconds", lambda: next(busy))
+    monkeypatch.setattr(protocol, "_own_seconds", lambda: next(own))
+    watch = protocol.LoadWatch(force=False)
+    assert watch.load == 0.2
+    assert watch.end() == {"load_at_end": 1.2, "used_by_others": others / 20}
+    assert [warning.partition(": ")[0] for warning in watch.warnings()] == (
+        ["the machine was busy while this was measured"] if warned else []
+    )
 
 
 def test_losses_before_the_first_update_must_agree():

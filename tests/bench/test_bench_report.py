@@ -9,7 +9,7 @@ from mtl_cli.errors import UserError
 
 MACHINE = {
     "device": "cpu", "processor": "P", "capability": "AVX2", "cores": 2, "threads": 1, "gpus": [], "torch": "2",
-    "transformers": "5", "load": 0.25,
+    "transformers": "5", "load": 0.25, "load_at_end": 1.0,
 }  # fmt: skip
 
 
@@ -24,7 +24,8 @@ def report():
 def test_markdown_has_the_table_the_machine_and_the_remarks(report):
     assert report.to_markdown().splitlines() == [
         "a title  ",
-        "2 cores of P (AVX2), 1 thread; on cpu; torch 2, transformers 5; load a core at the start 0.25",
+        "2 cores of P (AVX2), 1 thread; on cpu; torch 2, transformers 5; load a core at the start 0.25, at the "
+        "end 1.00",
         "",
         "| variant | x y |",
         "|---|---:|",

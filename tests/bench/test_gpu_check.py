@@ -31,9 +31,27 @@ def test_a_machine_without_a_gpu_is_refused(gpu_check, tmp_path, capsys):
 def test_the_rehearsal_runs_every_check(gpu_check, tmp_path, capsys):
     assert gpu_check.main(["--cpu", "--no-benchmarks", str(tmp_path / "a.json")]) == 0
     found = json.loads((tmp_path / "a.json").read_text())
-    assert [check["passed"] for check in found["checks"]] == [True] * 4
+    assert [check["passed"] for check in found["checks"]] == [True] * 5
     assert all(check["error"] <= check["tolerance"] for check in found["checks"])
-    assert capsys.readouterr().out.count("passed: ") == 4
+    assert capsys.readouterr().out.count("passed: ") == 5
+
+
+def test_attention_by_another_way_than_the_kernel_fails(gpu_check, monkeypatch):
+    check = gpu_check.check_kernel(CPU)
+    assert (check.name, check.error) == ("blocks that attend otherwise than by in_groups", 0.0)
+    assert check.note == "0 blocks by the variable-length kernel, 2 in groups"
+    groups = gpu_check.attention._attend_in_groups
+    monkeypatch.setattr(gpu_check.attention, "_varlen_serves", lambda query, dropout: True)
+    monkeypatch.setattr(gpu_check.attention, "_attend_varlen", groups)
+    assert gpu_check.check_kernel(CPU).error == 4.0  # two blocks that did not, and two that took another way
+
+
+def test_the_trainer_is_compared_at_its_own_batch_size(gpu_check, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check, "write_bert_base", lambda folder: None)
+    for cpu in (True, False):
+        config = composed(*gpu_check.benchmarks(tmp_path, cpu=cpu)["trainer"], command="bench")
+        assert config["sampler"]["_target_"] == "mtl_cli.sampling.Proportional"
+        assert config["sampler"]["batch_size"] == 32
 
 
 def test_a_wrong_kernel_and_one_that_raises_fail_and_the_others_run(gpu_check, tmp_path, monkeypatch, capsys):
@@ -53,7 +71,7 @@ def test_a_wrong_kernel_and_one_that_raises_fail_and_the_others_run(gpu_check, t
     assert "failed: Raises, doubled" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["step, padded", "trainer", "tasks", "loop", "startup", "step"])
+@pytest.mark.parametrize("name", ["step, padded", "step, compiled", "trainer", "tasks", "loop", "startup", "step"])
 def test_the_words_of_the_rehearsal_compose(gpu_check, name, tmp_path):
     config = composed(*gpu_check.benchmarks(tmp_path, cpu=True)[name], command="bench")
     check_config({key: value for key, value in config.items() if key not in ("of", "bench")})
@@ -83,6 +101,11 @@ def test_aims_follow_from_the_figures(gpu_check):
     }
     found["step, BERT-base"] = step(179.0, 0.29)
     assert list(gpu_check.aims_of(found).values())[::2] == [False, False]
+    for tokens, fast in ((206.0, True), (205.0, False)):  # 1.15 * 179 = 205.85
+        found["step, BERT-base, compiled"] = step(tokens, 0.3)
+        (aim,) = (aim for aim in gpu_check.aims_of(found) if "compiled" in aim)
+        assert aim.startswith("step, BERT-base: compiled at least 1.15 times as fast (1.15 measured)")
+        assert gpu_check.aims_of(found)[aim] is fast
 
 
 def test_benchmarks_that_fail_or_have_no_time_left_are_said_so(gpu_check, tmp_path, monkeypatch):

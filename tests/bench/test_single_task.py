@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ import torch
 from compose import composed
 from tiny_project import TINY
 
-from mtl_cli.bench.hf_trainer import _Collator
+from mtl_cli.bench.epoch import Epoch
+from mtl_cli.bench.epoch_clock import EpochClock
+from mtl_cli.bench.hf_trainer import TrainerRuns, _Collator
 from mtl_cli.bench.our_training import OurTraining
+from mtl_cli.bench.protocol import Measured
 from mtl_cli.bench.single_task import (
     SingleTaskModel,
     heads_of,
@@ -22,6 +26,7 @@ from mtl_cli.bench.single_task import (
     stock_encoder,
 )
 from mtl_cli.bench.sorted_batches import SortedBatches, sorted_batches
+from mtl_cli.bench.speed import check_same_work
 from mtl_cli.bench.work import Work
 from mtl_cli.commands.train import load
 from mtl_cli.encoders import Layout, pool
@@ -116,10 +121,15 @@ def test_a_batch_of_the_trainer_is_padded_to_its_longest_row():
         {"input_ids": [7], "attention_mask": [1], "labels": 0},
         {"input_ids": [8, 9], "attention_mask": [1, 1], "labels": 1},
     ]
-    batch = _Collator(pad_token_id=1, clock=None)(rows)
+    clock = EpochClock(torch.device("cpu"))
+    batch = _Collator(pad_token_id=1, clock=clock)(rows)
     assert batch["input_ids"].tolist() == [[7, 1], [8, 9]]
     assert batch["attention_mask"].tolist() == [[1, 0], [1, 1]]
     assert batch["labels"].tolist() == [0, 1]
+    # Three tokens in four slots; 1 * 1 + 2 * 2 pairs.
+    found = clock.measured(updates=1)
+    assert (found.tokens, found.rows, found.squares, found.updates) == (3, 2, 5, 1)
+    assert clock.padding == (0.25, 0.25)
 
 
 def test_sorted_batches_hold_every_row_once_within_both_limits():
@@ -135,6 +145,68 @@ def test_a_round_of_ours_sees_each_row_once_and_pads_nothing_in_linear_layers(wo
     linear, attention = ours.padding
     assert linear == 0.0
     assert 0.0 <= attention < 0.5
+
+
+def test_a_round_over_other_rows_than_the_works_is_refused(work):
+    check = check_same_work(work)
+    rows, tokens = len(work.lengths), int(work.lengths.sum())
+    check("ours", Measured(1.0, tokens, rows=rows, updates=3))
+    check("ceiling", Measured(1.0))  # trains nothing
+    for other in (Measured(1.0, tokens - 1, rows=rows, updates=3), Measured(1.0, tokens, rows=rows + 1, updates=3)):
+        with pytest.raises(UserError, match=f"A round of B2 trained {other.tokens:,} real tokens in {other.rows} rows"):
+            check("B2", other)
+    limited = {**work.config, "sampler": {**work.config["sampler"], "max_tokens": 64}}
+    with pytest.raises(UserError, match=r"^sampler.max_tokens: found 64, allowed: null"):
+        check_same_work(dataclasses.replace(work, config=limited))("ours", Measured(1.0, 1, rows=1, updates=1))
+
+
+def test_an_epoch_is_counted_as_it_will_be_trained(work, ours):
+    # 24 rows of each of four tasks, in steps of 8 of each.
+    assert ours.epoch == Epoch(3, dict.fromkeys(work.tasks, 24), int(work.lengths.sum()), 32)
+    assert ours.steps_of_round == 3
+    smallest = {
+        **work.config["sampler"],
+        "epoch": "smallest",
+        "batch_size": {**dict.fromkeys(work.tasks, 8), "names": 24},
+    }
+    epoch = Epoch.of(smallest, work.train_splits, seed=1)
+    assert epoch.steps == 1
+    assert epoch.rows == {"reviews": 8, "pairs": 8, "scores": 8, "names": 24}
+
+
+def test_b1_refuses_rows_that_run_glue_would_cut(work, monkeypatch):
+    monkeypatch.setattr("mtl_cli.bench.hf_trainer.RUN_GLUE_LENGTH", 5)
+    with pytest.raises(
+        UserError, match=r"reviews.max_length: found a row of \d+ tokens, where B1 pads all to 5.*baselines=\[B2,B3\]"
+    ):
+        TrainerRuns(work, heads_of(work, None), tuned=False)
+
+
+def test_b1_pads_to_no_more_than_the_encoder_takes(work):
+    runs = TrainerRuns(work, heads_of(work, None), tuned=False)
+    assert {len(row["input_ids"]) for trainer in runs.trainers.values() for row in trainer.train_dataset} == {12}
+    runs.close()
+
+
+@pytest.mark.parametrize("sharing", ["hard", "adapters", "lora"])
+def test_padding_is_what_linear_layers_see(loaded, sharing):
+    """A padded encoder: a pass for each length, but one for all rows where layers are wrapped inside of blocks."""
+    config, objects = loaded
+    settings = composed(f"sharing={sharing}", command="bench")["sharing"]
+    encoder = deepcopy(objects[0])
+    encoder.packed = False
+    encoder.model.set_attn_implementation("sdpa")
+    work = Work.of({**config, "sharing": settings}, (encoder, *objects[1:]), rows=24)
+    run = OurTraining(work, num_rounds=1)
+    slots = []
+    layer = next(m for m in run.model.encoder.blocks[0].modules() if isinstance(m, torch.nn.Linear))
+    layer.register_forward_hook(lambda module, inputs, output: slots.append(output.shape[:-1].numel()))
+    tokens = run.round().tokens
+    run.close()
+    assert run.padding == pytest.approx((1 - tokens / sum(slots),) * 2)
+    assert run.padding[0] > 0
+    if sharing != "hard":
+        assert len(slots) == run.epoch.steps
 
 
 def test_tasks_that_share_a_head_have_no_single_task_counterpart(work):
