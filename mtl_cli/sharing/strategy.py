@@ -47,11 +47,9 @@ class SharingStrategy(ABC):
     Class attributes:
         why_not_segmented: why the tasks' gradients cannot be formed in one backward pass over each task's tokens, or
             None where they can.
-        why_no_representation: why the gradient of the shared representation is not to be had, or None where it is.
     """
 
     why_not_segmented: ClassVar[str | None] = None
-    why_no_representation: ClassVar[str | None] = None
 
     # Before anything is loaded.
 
@@ -79,6 +77,14 @@ class SharingStrategy(ABC):
     def num_shared_blocks(self, num_blocks: int) -> int:
         """Return how many of an encoder's blocks hold parameters that tasks share."""
         return num_blocks
+
+    def why_no_representation(self, num_blocks: int | None) -> str | None:
+        """Return why the gradient of the shared representation is not to be had, or None where it is.
+
+        Args:
+            num_blocks: of the encoder; None where it is not known yet, and what depends on it is not said.
+        """
+        return None
 
     def shares_parameters(self) -> bool:
         """Whether any parameter is trained by several tasks."""
