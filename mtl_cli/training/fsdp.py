@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from mtl_cli.distributed.divided import is_divided
 from mtl_cli.distributed.ranks import copy_from_main, is_main, num_ranks
 from mtl_cli.model import MultiTaskModel
 
@@ -43,11 +44,6 @@ def spread(model: MultiTaskModel, device: torch.device, divided: bool) -> None:
     copy_from_main([*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())])
     if divided:
         divide(model, device)
-
-
-def is_divided(model: nn.Module) -> bool:
-    """Whether processes have parts of this model."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def whole_weights(model: nn.Module) -> dict[str, torch.Tensor] | None:

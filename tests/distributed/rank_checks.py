@@ -16,6 +16,7 @@ from torch import nn
 from mtl_cli import sharing, weighting
 from mtl_cli.data import ConllSource, FileSource, prepare
 from mtl_cli.distributed import launched
+from mtl_cli.distributed.divided import is_divided
 from mtl_cli.distributed.processes import ALREADY_TOLD, processes_of_run
 from mtl_cli.distributed.ranks import from_main, gather, is_main, num_ranks, rank, sum_in_buckets
 from mtl_cli.encoders import TransformerEncoder
@@ -27,7 +28,7 @@ from mtl_cli.tasks import LinearHead, Regression, SingleTextClassification, Text
 from mtl_cli.tracking import Loggers, MetricsFile, NoMetricsFile, Progress, RunFolder, RunInfo
 from mtl_cli.training import AdamW, Constant, Trainer, TrainingRun, seed_everything
 from mtl_cli.training.agreement import check_agreement
-from mtl_cli.training.fsdp import is_divided, whole_weights
+from mtl_cli.training.fsdp import whole_weights
 from mtl_cli.types import UserError
 
 # Few rows of tasks of different sizes: most steps leave some process without some task.
