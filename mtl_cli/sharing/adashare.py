@@ -236,6 +236,10 @@ class AdaShare(SharingStrategy):
             found["sharing"] = self.sharing * torch.stack(apart).sum()
         return found
 
+    def penalised_parameters(self, model: MultiTaskModel) -> Sequence[nn.Parameter]:
+        """Return the logits."""
+        return [p for _, block in _selected_blocks(model.encoder) for p in block.of_task.parameters()]
+
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
         """Return with which probability each task selects each block that may be skipped."""
         tasks = list(model.tasks)

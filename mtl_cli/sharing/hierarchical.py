@@ -224,6 +224,12 @@ class Hierarchical(SharingStrategy):
         distance = _snapshot_of(model).distance()
         return {} if distance is None else {"successive_regularisation": self.successive_regularisation * distance}
 
+    def penalised_parameters(self, model: MultiTaskModel) -> Sequence[nn.Parameter]:
+        """Return what snapshots hold."""
+        if self.successive_regularisation == 0:
+            return []
+        return list(_parameters_of_all(model.encoder.model).values())
+
     # What came of it.
 
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:

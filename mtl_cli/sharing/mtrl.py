@@ -139,6 +139,10 @@ class MTRL(Adapters):
             found["ridge"] = self.ridge * gramian_KK.trace()
         return found
 
+    def penalised_parameters(self, model: MultiTaskModel) -> Sequence[nn.Parameter]:
+        """Return W, which is in heads or adapters."""
+        return [parameter for of_tasks in self._parameters(model) for parameter in of_tasks]
+
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
         """Return the covariance of the tasks, and the correlations in it."""
         tasks = list(model.tasks)

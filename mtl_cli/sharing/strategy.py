@@ -8,6 +8,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import nn
 
 from mtl_cli.encoders import Encoder, EncoderShape, Layout
 from mtl_cli.sharing.learnt import Learnt
@@ -137,6 +138,14 @@ class SharingStrategy(ABC):
         Added to the objective once a step, as it is, whatever the weighting of the tasks.
         """
         return {}
+
+    def penalised_parameters(self, model: MultiTaskModel) -> Sequence[nn.Parameter]:
+        """Return the parameters that `penalties` and `start_step` read, which hence have to be up to date in each step.
+
+        Unless a strategy with penalties says which, all of them; then no row of the word embedding waits for being read
+        (`optimizer.lazy_embedding`).
+        """
+        return [] if type(self).penalties is SharingStrategy.penalties else list(model.parameters())
 
     def add_penalty_gradients(self, model: MultiTaskModel) -> dict[str, torch.Tensor]:
         """Add the gradients of the penalties to `.grad`, and return their values, without graphs.
