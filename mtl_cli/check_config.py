@@ -363,7 +363,7 @@ def _check_together(objects: Mapping[str, Any]) -> list[str]:
             or objects["weighting"].check_num_shared_blocks(objects["sharing"].num_shared_blocks(num_blocks))
         ),
         lambda: _check_frozen_encoder(objects["sharing"], objects["encoder"]),
-        lambda: _check_weighting_fits_sharing(objects["weighting"], objects["sharing"]),
+        lambda: _check_weighting_fits_sharing(objects["weighting"], objects["sharing"], num_blocks),
         lambda: objects["sampler"].batch_sizes(names),
         lambda: _check_sampler_fits(objects["weighting"], objects["sampler"]),
         lambda: objects["trainer"].check_tasks(tasks),
@@ -385,7 +385,7 @@ def _check_frozen_encoder(sharing: Any, encoder: Any) -> None:
         )
 
 
-def _check_weighting_fits_sharing(weighting: Any, sharing: Any) -> None:
+def _check_weighting_fits_sharing(weighting: Any, sharing: Any, num_blocks: int | None) -> None:
     """Refuse to balance gradients that a sharing strategy does not have."""
     from mtl_cli.weighting import GradientWeighting
 
@@ -396,10 +396,8 @@ def _check_weighting_fits_sharing(weighting: Any, sharing: Any) -> None:
             f"weighting: {type(weighting).__name__} balances the tasks' gradients of shared parameters, but with these "
             f"settings {type(sharing).__name__} shares none; use a weighting of losses, such as weighting=equal"
         )
-    if weighting.scope == "representation" and sharing.why_no_representation is not None:
-        raise UserError(
-            f"weighting.scope: found 'representation', but {sharing.why_no_representation}; use weighting.scope=all"
-        )
+    if weighting.scope == "representation" and (reason := sharing.why_no_representation(num_blocks)) is not None:
+        raise UserError(f"weighting.scope: found 'representation', but {reason}; use weighting.scope=all")
 
 
 def _check_sampler_fits(weighting: Any, sampler: Any) -> None:

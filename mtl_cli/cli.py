@@ -23,6 +23,7 @@ from mtl_cli.overrides import (
     groups_in,
     option_problems,
     quote_texts,
+    users_files_first,
     value_of,
 )
 from mtl_cli.plain_words import (
@@ -94,7 +95,9 @@ def _hydra(config_name: str, arguments: list[str], job: Callable[[dict[str, Any]
         return codes[-1]
 
     sys.argv = [f"mtl {config_name}", *flags_first(force_values(arguments, groups))]
-    run()
+    dirs = _config_dirs(arguments)
+    with users_files_first(dirs[-1] if len(dirs) > 1 else None):
+        run()
     return max(codes, default=0)
 
 

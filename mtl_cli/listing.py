@@ -101,7 +101,7 @@ def tasks_command(arguments: Sequence[str], shipped: Path, stream: TextIO | None
 
     Args:
         arguments: what stands after `mtl tasks` (see `_USAGE`).
-        shipped: the config folder of the package, the first of the search path.
+        shipped: the config folder of the package; the user's come before it.
         stream: where to print; standard output by default.
 
     Raises:
@@ -111,7 +111,7 @@ def tasks_command(arguments: Sequence[str], shipped: Path, stream: TextIO | None
         print(_HELP, file=sys.stdout if stream is None else stream)
         return
     words, output_format, user_dirs = _parse(arguments)
-    conf_dirs = [shipped, *user_dirs]
+    conf_dirs = [*reversed(user_dirs), shipped]
     groups = list(dict.fromkeys(option.group for option in list_options(conf_dirs)))
     group = words.pop(0) if words and words[0] in groups else None
     options = list_options(conf_dirs, group, " ".join(words))

@@ -1,16 +1,18 @@
 """Hydra's command-line overrides, looked at before Hydra composes them.
 
-Two things that Hydra leaves to its user are done here. A setting that its YAML does not list can be given without a
-plus sign: it is forced in, and the configuration check then says whether the class that it goes to knows it. And names
-of options that do not exist are all reported at once, with the nearest ones.
+Three things that Hydra leaves to its user are done here. A setting that its YAML does not list can be given without a
+plus sign: it is forced in, and the configuration check then says whether the class that it goes to knows it. Names of
+options that do not exist are all reported at once, with the nearest ones. And a file of the user's is taken before a
+shipped one of the same name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,6 +32,38 @@ FLAGS_WITH_VALUE = {
     "--package",
     "-p",
 }
+
+
+@contextlib.contextmanager
+def users_files_first(folder: Path | None) -> Iterator[None]:
+    """Inside, a file in the user's folder is taken before a shipped one of the same name.
+
+    Hydra itself looks into `--config-dir` last.
+    """
+    plugin = _users_folder()
+    former, plugin.folder = plugin.folder, folder
+    try:
+        yield
+    finally:
+        plugin.folder = former
+
+
+@functools.cache
+def _users_folder() -> Any:
+    """Hydra's plugin that puts the user's folder in front of the shipped one, registered once."""
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class UsersFolder(SearchPathPlugin):
+        folder: Path | None = None
+
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            if self.folder is not None:
+                search_path.prepend("command-line", f"file://{self.folder.resolve()}", anchor="main")
+
+    Plugins.instance().register(UsersFolder)
+    return UsersFolder
 
 
 def _assignments(arguments: Sequence[str]) -> Iterable[tuple[int, str, str]]:
@@ -195,10 +229,12 @@ def explain_composition_error(
         return not option_problems([argument], dirs, groups)
 
     forced = [a for a in force_values([a for a in arguments if sound(a)], groups) if _ASSIGNMENT.match(a.lstrip("+~"))]
-    if len(dirs) > 1:
-        forced.append(f"hydra.searchpath=[file://{dirs[-1].resolve()}]")
     if config_name == "train" and not {"-m", "--multirun"} & set(arguments):
-        with contextlib.suppress(Exception), initialize_config_dir(str(dirs[0].resolve()), version_base="1.3"):
+        with (
+            contextlib.suppress(Exception),
+            users_files_first(dirs[-1] if len(dirs) > 1 else None),
+            initialize_config_dir(str(dirs[0].resolve()), version_base="1.3"),
+        ):
             config = OmegaConf.to_container(compose(config_name, overrides=forced), resolve=True)
             assert isinstance(config, dict)
             try:

@@ -255,6 +255,10 @@ def test_random_weights_are_not_left_as_they_are():
             ["sharing=moe", "weighting=pcgrad", "weighting.scope=representation"],
             "weighting.scope: found 'representation', but .*lowest block",
         ),
+        (
+            ["sharing=adashare", "sharing.blocks=[-3]", "weighting=pcgrad", "weighting.scope=representation"],
+            "weighting.scope: found 'representation', but each task skips blocks .*from the lowest on",
+        ),
         (["sharing=adapters", "sharing.blocks=[9]"], r"sharing\.blocks"),
         (["sharing=grouped", "sharing.groups=[[sentiment,nobody]]"], r"sharing\.groups.*nobody"),
     ],

@@ -1,6 +1,22 @@
-import pytest
+import io
 
-from mtl_cli.overrides import flags_first, force_values, groups_in, option_problems, value_of
+import pytest
+import yaml
+from hydra import initialize_config_dir
+
+from mtl_cli.cli import _main
+from mtl_cli.launching.composing import compose_multirun, hydra_session, plain_config
+from mtl_cli.listing import tasks_command
+from mtl_cli.overrides import (
+    compose_train,
+    flags_first,
+    force_values,
+    groups_in,
+    option_problems,
+    users_files_first,
+    value_of,
+)
+from mtl_cli.shipped_conf import conf_dir
 
 
 @pytest.fixture
@@ -89,3 +105,49 @@ def test_the_last_value_of_a_key_counts_and_null_is_none():
 )
 def test_flags_come_before_overrides_with_their_values(words, expected):
     assert flags_first(words) == expected
+
+
+@pytest.fixture
+def users_folder(tmp_path):
+    """Files of the user's named like shipped ones."""
+    (tmp_path / "task/glue").mkdir(parents=True)
+    (tmp_path / "task/glue/sst2.yaml").write_text(
+        "# @package tasks.sst2\n# My own sst2\n_target_: mtl_cli.tasks.SingleTextClassification\n"
+        "source:\n  _target_: mtl_cli.data.FileSource\n  train: mine.csv\ntext: text\nlabel: label\n"
+    )
+    (tmp_path / "sampler").mkdir()
+    (tmp_path / "sampler/all_tasks.yaml").write_text("_target_: mtl_cli.sampling.AllTasks\nbatch_size: 77\n")
+    return tmp_path
+
+
+def is_the_user_s(config):
+    assert config["tasks"]["sst2"]["source"]["train"] == "mine.csv"
+    assert "path" not in config["tasks"]["sst2"]["source"]
+    assert config["sampler"]["batch_size"] == 77
+    assert config["tasks"]["rte"]["source"]["path"]  # shipped ones are there as ever
+    return True
+
+
+def test_a_user_s_file_is_taken_before_a_shipped_one_of_the_same_name(users_folder, capsys):
+    words = ["task=[glue/sst2,glue/rte]"]
+    assert _main(["train", "--config-dir", str(users_folder), *words, "--cfg", "job"]) == 0
+    assert is_the_user_s(yaml.safe_load(capsys.readouterr().out))
+    assert _main(["train", *words, f"--config-dir={users_folder}", "--cfg", "job"]) == 0
+    assert is_the_user_s(yaml.safe_load(capsys.readouterr().out))
+    # Without it nothing is left of it.
+    assert _main(["train", *words, "--cfg", "job"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["sampler"]["batch_size"] != 77
+
+
+def test_sweeps_and_studies_take_a_user_s_file_first_too(users_folder):
+    words = ["task=[glue/sst2,glue/rte]"]
+    with hydra_session(conf_dir(), users_folder) as hydra:
+        assert is_the_user_s(plain_config(compose_multirun(hydra, "train", words)))
+    with users_files_first(users_folder), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        assert is_the_user_s(compose_train(words, [conf_dir(), users_folder]))
+
+
+def test_what_is_listed_is_the_user_s_file(users_folder):
+    printed = io.StringIO()
+    tasks_command(["task", "glue/sst2", "--config-dir", str(users_folder)], conf_dir(), printed)
+    assert "My own sst2" in printed.getvalue()

@@ -173,7 +173,8 @@ def compare_with_hard_sharing(
     of_step = sum(batch.num_tokens for batch in step.values())
     a_token = activations / of_step
     at_once = config["trainer"].get("batch_tokens")
-    tokens = min(sizes.tokens, at_once) if isinstance(at_once, int) else sizes.tokens
+    share = 1.0 if encoder.packed else 1 - sizes.padded  # padding counts in batch_tokens
+    tokens = min(sizes.tokens, at_once * share) if isinstance(at_once, int) else sizes.tokens
     padding = f", {sizes.padded:.0%} padding on top" if not encoder.packed else ""
     lines = (
         f"one epoch: {steps:,} steps; a step: {sizes.rows:,.0f} rows, {sizes.tokens:,.0f} tokens on average{padding}, "

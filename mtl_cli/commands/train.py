@@ -15,7 +15,7 @@ from mtl_cli.commands import quiet_libraries
 from mtl_cli.commands.dry_run import compare_with_hard_sharing
 from mtl_cli.data import TaskData, prepare, training_texts
 from mtl_cli.distributed.launched import launched
-from mtl_cli.distributed.processes import Processes, prepared_by_main_first, processes_of_run
+from mtl_cli.distributed.processes import Processes, check_folder_in_common, prepared_by_main_first, processes_of_run
 from mtl_cli.distributed.ranks import from_main, is_main, largest_over_ranks
 from mtl_cli.encoders import Encoder
 from mtl_cli.errors import UserError
@@ -82,6 +82,7 @@ def train(config: dict[str, Any], output_folder: Path, overrides: list[str]) -> 
         opened = _open(config, output_folder, overrides, processes) if is_main() else None
         path, config, resume = from_main(opened)
         folder = ending.folder = RunFolder(path)
+        check_folder_in_common(folder.path)
         with folder.in_use() if is_main() else nullcontext():
             _train_in(folder, config, resume, processes)
     return 0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +24,7 @@ import torch.distributed as dist
 
 from mtl_cli.distributed.launched import Launched, launched
 from mtl_cli.distributed.lifeline import Lifeline, PeerFailed
-from mtl_cli.distributed.ranks import gather, is_distributed, is_main, wait_for_all
+from mtl_cli.distributed.ranks import from_main, gather, is_distributed, is_main, wait_for_all
 from mtl_cli.errors import UserError
 from mtl_cli.stopping import Interrupted
 
@@ -34,6 +37,9 @@ _WAITING = timedelta(minutes=30)
 """How long a rank waits for another: more is an error, such as ranks that do different things."""
 _PREPARING = timedelta(hours=24)
 """The same while rank 0 reads and tokenises data for the first time."""
+_MARK = ".seen-by-all-processes"
+_SEEN_WITHIN_SECONDS = 60.0
+"""How long NFS, as it is set up by default, may go on without looking whether a folder has changed."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,42 @@ def prepared_by_main_first() -> Iterator[None]:
     for _ in range(turn, 2):
         dist.all_reduce(torch.zeros(1), group=patient)
     dist.destroy_process_group(patient)
+
+
+def check_folder_in_common(folder: Path) -> None:
+    """Refuse a run folder that some process does not see: rank 0 leaves a mark in it, and all look for that.
+
+    Raises:
+        UserError: on all ranks.
+    """
+    if not is_distributed():
+        return
+    mark, content = folder / _MARK, from_main(secrets.token_hex(8))
+    if is_main():
+        mark.write_text(content, encoding="utf-8")
+    wait_for_all()
+    blind = gather(None if _holds(mark, content) else socket.gethostname())
+    if is_main():
+        mark.unlink()
+    who = [f"rank {number} on {host}" for number, host in enumerate(blind) if host is not None]
+    if who:
+        shown = ", ".join(who[:5]) + (f" and {len(who) - 5} more" if len(who) > 5 else "")
+        raise UserError(
+            f"{folder}: {shown} cannot see the run folder of rank 0. All processes of a run need it on a file system "
+            "that their machines have in common; name a folder there with hydra.run.dir=..."
+        )
+
+
+def _holds(file: Path, content: str) -> bool:
+    """Whether a file has this content, or gets it soon: a network's file system may show new files late."""
+    until = time.monotonic() + _SEEN_WITHIN_SECONDS
+    while True:
+        with contextlib.suppress(OSError):
+            if file.read_text(encoding="utf-8") == content:
+                return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
 
 
 def _divide_threads() -> None:

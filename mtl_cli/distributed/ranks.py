@@ -11,7 +11,9 @@ waits for a GPU.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -21,9 +23,22 @@ _BUCKET_BYTES = 32 * 2**20
 _BUCKETS_AT_ONCE = 4
 
 
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+
+
 def is_distributed() -> bool:
     """Whether several processes compute a step together."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and not _alone.get()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process exchanges nothing, as if there were no others: what it tries is its own affair."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 def rank() -> int:

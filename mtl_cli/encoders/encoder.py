@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,6 +16,7 @@ from mtl_cli.encoders.attention import PACKED_ATTENTION
 from mtl_cli.encoders.current_layout import use_layout
 from mtl_cli.encoders.dropout import use_fast_dropout
 from mtl_cli.encoders.families import check_packing, first_position, max_length, takes_token_types
+from mtl_cli.encoders.grouping import group_for_passes
 from mtl_cli.encoders.layout import Layout
 from mtl_cli.encoders.shape import EncoderShape, check_num_frozen_blocks
 from mtl_cli.encoders.sites import Site, SiteName, check_sites, find_sites
@@ -172,6 +174,18 @@ class Encoder(nn.Module):
         input_ids_BT = input_ids_N[padding.token_of_slot_BT].masked_fill_(is_padding_BT, self._pad_token_id)
         hidden_BTD = self.model(input_ids=input_ids_BT, **arguments).last_hidden_state
         return hidden_BTD.flatten(0, 1).index_select(0, padding.slot_of_token_N)
+
+    def num_slots(self, lengths_B: np.ndarray) -> int:
+        """Return how many places of hidden states a pass over rows of these lengths computes, padding included.
+
+        Memory goes by them. They are the tokens where rows are packed; columns of a strategy, which repeat rows, are
+        not counted.
+        """
+        if self.packed or len(lengths_B) == 0:
+            return int(lengths_B.sum())
+        if self.has_foreign_layers:
+            return len(lengths_B) * int(lengths_B.max())
+        return sum(len(rows) * int(lengths_B[rows].max()) for rows in group_for_passes(lengths_B))
 
     @property
     def has_foreign_layers(self) -> bool:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +16,48 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPI
 
 from mtl_cli.types import UserError
 
-_failures: dict[tuple[str, str | None], tuple[UserError, float]] = {}
-"""What a configuration check could not read of the hub, and when: without a network a try takes half a minute."""
-_REMEMBERED_SECONDS = 60.0
+_of_hub: dict[tuple[str, str | None], tuple[Any, float]] = {}
+"""A model's config of the hub, or the UserError of why it cannot be read, and when it was asked for.
+
+Many runs are checked one after the other, and without a network a try takes half a minute.
+"""
+_FAILURES_REMEMBERED_SECONDS = 60.0
 
 
 def load_config(path: str, revision: str | None, trust_remote_code: bool, overrides: Mapping[str, Any]) -> Any:
     """Load the model's config and replace the fields named in `overrides`."""
-    failed, when = _failures.get((path, revision), (None, 0.0))
-    if failed is not None and time.monotonic() - when < _REMEMBERED_SECONDS:
-        raise failed
-    with _explained(path, "config.json"), _quiet():
-        config = transformers.AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    if trust_remote_code or Path(path).is_dir():
+        config = _read_config(path, revision, trust_remote_code)
+    else:
+        config = _hub_config(path, revision)
     override(config, overrides)
     return config
 
 
-def config_if_readable(path: str, revision: str | None) -> Any:
-    """Return a model's config, or None where there is none to be read; no code that comes with it runs.
-
-    A hub's is asked for once in a process: many runs are checked one after the other, and a network may be slow to say
-    no.
-    """
-    try:
-        if Path(path).is_dir():
-            return load_config(path, revision, False, {})
-        return deepcopy(_hub_config(path, revision))
-    except UserError:
-        return None
+def _read_config(path: str, revision: str | None, trust_remote_code: bool) -> Any:
+    with _explained(path, "config.json"), _quiet():
+        return transformers.AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
 
 
-@cache
 def _hub_config(path: str, revision: str | None) -> Any:
+    """A hub's config, which is asked for once in a process."""
+    found, when = _of_hub.get((path, revision), (None, 0.0))
+    if found is None or (isinstance(found, UserError) and time.monotonic() - when > _FAILURES_REMEMBERED_SECONDS):
+        try:
+            found = _read_config(path, revision, trust_remote_code=False)
+        except UserError as error:
+            found = error
+        _of_hub[path, revision] = (found, time.monotonic())
+    if isinstance(found, UserError):
+        raise found
+    return deepcopy(found)
+
+
+def config_if_readable(path: str, revision: str | None) -> Any:
+    """Return a model's config, or None where there is none to be read; no code that comes with it runs."""
     try:
         return load_config(path, revision, False, {})
-    except UserError as error:
-        _failures[path, revision] = (error, time.monotonic())
+    except UserError:
         return None
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from torch.distributed.tensor import DTensor
 
 from mtl_cli.data import EncodedSplit
+from mtl_cli.distributed.divided import is_divided
 from mtl_cli.distributed.ranks import (
     any_over_ranks,
     from_main,
@@ -92,14 +92,18 @@ class Evaluator:
             rows_of_ranks = [np.flatnonzero(shard_of_row == number) for number in range(num_ranks())]
         else:
             rows_of_ranks = [np.arange(len(split.lengths))]
-        values_LC = self._logits_of_rows(model, name, split, rows_of_ranks[rank()], advance)
+        batches_of_ranks = [
+            [rows[batch] for batch in batches_by_length(split.lengths[rows], self.max_tokens)] for rows in rows_of_ranks
+        ]
+        values_LC = self._logits_of_batches(model, name, split, batches_of_ranks[rank()], advance)
         if any_over_ranks(values_LC is None):
             raise StopEvaluation
         assert values_LC is not None
-        orders = [self._order(split, rows) for rows in rows_of_ranks]
-        slots = [split.label_slots(order) for order in orders]
+        slots = [
+            split.label_slots(np.concatenate([np.zeros(0, dtype=np.int64), *batches])) for batches in batches_of_ranks
+        ]
         num_outputs = largest_over_ranks(values_LC.shape[1])
-        if len(orders[rank()]) == 0:
+        if not batches_of_ranks[rank()]:
             values_LC = values_LC.new_zeros(0, num_outputs)
         gathered = gather_on_main(values_LC, [len(of_rank) for of_rank in slots])
         if not gathered:
@@ -109,25 +113,18 @@ class Evaluator:
             logits_MC[of_rank] = values.numpy()
         return logits_MC
 
-    def _order(self, split: EncodedSplit, rows: np.ndarray) -> np.ndarray:
-        """These rows in the order in which they are computed."""
-        return np.concatenate(
-            [rows[:0], *(rows[part] for part in batches_by_length(split.lengths[rows], self.max_tokens))]
-        )
-
-    def _logits_of_rows(
+    def _logits_of_batches(
         self,
         model: MultiTaskModel,
         name: str,
         split: EncodedSplit,
-        rows: np.ndarray,
+        batches: Sequence[np.ndarray],
         advance: Callable[[int], None],
     ) -> torch.Tensor | None:
-        """The logits of these rows on the CPU, in the order of `_order`; None where the evaluation is to stop."""
-        parts = [torch.zeros(0, 0)] if len(rows) == 0 else []
-        batches = [rows[batch] for batch in batches_by_length(split.lengths[rows], self.max_tokens)]
+        """The logits of these batches of rows on the CPU, in their order; None where the evaluation is to stop."""
+        parts = [] if batches else [torch.zeros(0, 0)]
         # With parts of the encoder in several processes all take part in each pass, and stop together.
-        in_step = is_distributed() and any(isinstance(parameter, DTensor) for parameter in model.parameters())
+        in_step = is_distributed() and is_divided(model)
         num_passes = largest_over_ranks(len(batches)) if in_step else len(batches)
         was_training = model.training
         model.eval()

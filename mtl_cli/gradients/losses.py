@@ -44,14 +44,10 @@ class Losses:
 
     def normalizers(self, micro_batches: Sequence[Step], tasks: Sequence[str]) -> dict[str, torch.Tensor]:
         """Count what the losses of all micro-batches, on all processes, are divided by, for each of these tasks."""
-        return summed(self.normalizers_here(micro_batches), tasks, self.device)
-
-    def normalizers_here(self, micro_batches: Sequence[Step]) -> dict[str, torch.Tensor]:
-        """Count the same on this process alone."""
         found: dict[str, torch.Tensor] = {}
         for micro_batch in micro_batches:
             add_losses(found, {t: self.model.tasks[t].normalizer(_labels(batch)) for t, batch in micro_batch.items()})
-        return found
+        return summed(found, tasks, self.device)
 
     def __call__(self, step: Step, normalizers: Normalizers) -> dict[str, torch.Tensor]:
         """Return the part of each task's loss that these rows make up, with a graph.

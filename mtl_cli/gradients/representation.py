@@ -43,12 +43,10 @@ class RepresentationTap:
                 "weighting.scope: 'representation' needs an encoder that is trained, but all of it is frozen; use a "
                 "weighting of losses, such as weighting=equal"
             )
-        if model.sharing.why_no_representation is not None:
-            raise UserError(
-                f"weighting.scope: found 'representation', but {model.sharing.why_no_representation}; use "
-                "weighting.scope=all"
-            )
         blocks = list(model.encoder.blocks)
+        reason = model.sharing.why_no_representation(len(blocks))
+        if reason is not None:
+            raise UserError(f"weighting.scope: found 'representation', but {reason}; use weighting.scope=all")
         shared = [not any(isinstance(m, TaskModules) and len(m) > 0 for m in block.modules()) for block in blocks]
         if all(shared):
             self._module: nn.Module = model.encoder

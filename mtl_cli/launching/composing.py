@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtl_cli.overrides import force_values
+from mtl_cli.overrides import force_values, users_files_first
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -52,14 +52,12 @@ def hydra_session(conf_dir: Path, config_dir: Path | None) -> Iterator[Hydra]:
     """Hydra over the shipped configuration and the user's, as its own command line makes it."""
     from hydra._internal.hydra import Hydra
     from hydra._internal.utils import create_config_search_path
-    from hydra.core.config_search_path import SearchPathQuery
     from hydra.core.global_hydra import GlobalHydra
 
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
-    search_path = create_config_search_path(str(conf_dir.resolve()))
-    if config_dir is not None:
-        search_path.prepend("command-line", f"file://{config_dir.resolve()}", SearchPathQuery(provider="schema"))
+    with users_files_first(config_dir):
+        search_path = create_config_search_path(str(conf_dir.resolve()))
     try:
         yield Hydra.create_main_hydra2(task_name="mtl train", config_search_path=search_path)
     finally:

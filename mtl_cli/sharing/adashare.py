@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.functional import logsigmoid
 
 from mtl_cli.encoders import Encoder
-from mtl_cli.sharing.block_numbers import block_numbers
+from mtl_cli.sharing.block_numbers import block_numbers, has_lowest
 from mtl_cli.sharing.learnt import Learnt
 from mtl_cli.sharing.rows import run_some, split_dim
 from mtl_cli.sharing.strategy import SharingStrategy, TrainingMoment
@@ -173,11 +173,10 @@ class AdaShare(SharingStrategy):
                 f"{self.initial_temperature}; allowed: above 0, up to that"
             )
 
-    @property
-    def why_no_representation(self) -> str | None:  # type: ignore[override]
+    def why_no_representation(self, num_blocks: int | None) -> str | None:
         """Below the lowest block that may be skipped all is shared, if there is a block there."""
-        if self.blocks is None or 0 in self.blocks:
-            return "each task skips blocks of its own, from the lowest on"
+        if has_lowest(self.blocks, num_blocks):
+            return "each task skips blocks of its own, from the lowest on (sharing.blocks)"
         return None
 
     def check_num_blocks(self, num_blocks: int) -> None:
@@ -236,6 +235,10 @@ class AdaShare(SharingStrategy):
         if self.sharing and apart:
             found["sharing"] = self.sharing * torch.stack(apart).sum()
         return found
+
+    def penalised_parameters(self, model: MultiTaskModel) -> Sequence[nn.Parameter]:
+        """Return the logits."""
+        return [p for _, block in _selected_blocks(model.encoder) for p in block.of_task.parameters()]
 
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
         """Return with which probability each task selects each block that may be skipped."""

@@ -30,3 +30,18 @@ def block_numbers(blocks: Sequence[int] | None, num_blocks: int, lowest: int = 0
             f"{lowest - num_blocks}, or null for all"
         )
     return sorted(numbers)
+
+
+def has_lowest(blocks: Sequence[int] | None, num_blocks: int | None) -> bool:
+    """Whether the lowest block is among the chosen ones.
+
+    Args:
+        blocks: what `sharing.blocks` says.
+        num_blocks: of the encoder; None where it is not known: then numbers from the highest say nothing.
+
+    Raises:
+        UserError: as `block_numbers`, where the depth is known.
+    """
+    if blocks is None or num_blocks is None:
+        return blocks is None or 0 in blocks
+    return 0 in block_numbers(blocks, num_blocks)

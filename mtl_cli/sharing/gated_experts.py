@@ -19,6 +19,9 @@ from mtl_cli.types import NonNegativeFloat, PositiveFloat, PositiveInt
 if TYPE_CHECKING:
     from mtl_cli.model import MultiTaskModel
 
+GATES_IN_LOWEST = "each task has a gate of its own in the lowest block already (sharing.blocks)"
+"""Why tasks have no representation in common that is the same for all of them."""
+
 
 @dataclass(kw_only=True)
 class GatedExperts(SharingStrategy):

@@ -75,8 +75,7 @@ class Grouped(SharingStrategy):
         """Return the number of blocks below the groups' own, or all of them where a group has several tasks."""
         return num_blocks if any(len(group) > 1 for group in self.groups) else self.num_shared_layers
 
-    @property
-    def why_no_representation(self) -> str | None:  # type: ignore[override]
+    def why_no_representation(self, num_blocks: int | None) -> str | None:
         """Without shared blocks the groups have no state in common."""
         return None if self.num_shared_layers > 0 else "groups of tasks have encoders of their own"
 

@@ -105,8 +105,7 @@ class Hierarchical(SharingStrategy):
     def _groups(self) -> list[list[str]]:
         return [[group] if isinstance(group, str) else list(group) for group in self.order or []]
 
-    @property
-    def why_no_representation(self) -> str | None:  # type: ignore[override]
+    def why_no_representation(self, num_blocks: int | None) -> str | None:
         """Parameters of higher tasks are among the blocks then."""
         return "the projections of label embeddings stand between shared blocks" if self.label_embeddings else None
 
@@ -224,6 +223,12 @@ class Hierarchical(SharingStrategy):
             return {}
         distance = _snapshot_of(model).distance()
         return {} if distance is None else {"successive_regularisation": self.successive_regularisation * distance}
+
+    def penalised_parameters(self, model: MultiTaskModel) -> Sequence[nn.Parameter]:
+        """Return what snapshots hold."""
+        if self.successive_regularisation == 0:
+            return []
+        return list(_parameters_of_all(model.encoder.model).values())
 
     # What came of it.
 

@@ -68,8 +68,7 @@ class LayerMix(SharingStrategy):
     initial_top_share: OpenFraction | None = None
     lr_factor: PositiveFloat = 20.0
 
-    @property
-    def why_no_representation(self) -> str | None:  # type: ignore[override]
+    def why_no_representation(self, num_blocks: int | None) -> str | None:
         """Below the tasks' mixes there is not one state that all of their gradients pass."""
         return "each task mixes the states of all blocks (sharing.per_task)" if self.per_task else None
 

@@ -51,8 +51,7 @@ class LoRA(LowRankSharing):
 
     per_task: bool = True
 
-    @property
-    def why_no_representation(self) -> str | None:  # type: ignore[override]
+    def why_no_representation(self, num_blocks: int | None) -> str | None:
         """With matrices of the tasks' own, each block has task-specific parts."""
         return "each block holds low-rank matrices of the tasks' own" if self.per_task else None
 

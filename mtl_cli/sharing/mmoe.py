@@ -14,9 +14,9 @@ from torch import nn
 
 from mtl_cli.encoders import Encoder, EncoderShape
 from mtl_cli.encoders.sites import check_sites
-from mtl_cli.sharing.block_numbers import block_numbers
+from mtl_cli.sharing.block_numbers import block_numbers, has_lowest
 from mtl_cli.sharing.experts import bottlenecks, copies, mix, numbered
-from mtl_cli.sharing.gated_experts import GatedExperts
+from mtl_cli.sharing.gated_experts import GATES_IN_LOWEST, GatedExperts
 from mtl_cli.sharing.gates import TaskGates, learnt_by_gates, uses_of
 from mtl_cli.sharing.learnt import Learnt
 from mtl_cli.sharing.wrappers import Wrapper, hidden_of, replace_module, with_hidden
@@ -79,6 +79,10 @@ class MMoE(GatedExperts):
     def check_num_blocks(self, num_blocks: int) -> None:
         """Refuse experts in blocks that do not exist."""
         block_numbers(self.blocks, num_blocks)
+
+    def why_no_representation(self, num_blocks: int | None) -> str | None:
+        """Below the lowest gates all is shared, if there is a block there."""
+        return GATES_IN_LOWEST if has_lowest(self.blocks, num_blocks) else None
 
     def check_encoder(self, encoder: EncoderShape) -> None:
         """Refuse families whose layers are not known, where bottlenecks need them."""

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from mtl_cli.encoders import Encoder, EncoderShape, Layout
 from mtl_cli.encoders.sites import check_sites
 from mtl_cli.sharing.auxiliary import add_auxiliary_loss
-from mtl_cli.sharing.block_numbers import block_numbers
+from mtl_cli.sharing.block_numbers import block_numbers, has_lowest
 from mtl_cli.sharing.experts import bottlenecks, numbered
 from mtl_cli.sharing.gates import CountsUse, GateLogits, forget_uses, learnt_by_gates, uses_of
 from mtl_cli.sharing.learnt import Learnt
@@ -91,11 +91,11 @@ class MoE(SharingStrategy):
                 f"{self.num_experts}"
             )
 
-    @property
-    def why_no_representation(self) -> str | None:  # type: ignore[override]
+    def why_no_representation(self, num_blocks: int | None) -> str | None:
         """A router that knows the task stands in its block."""
-        lowest = self.blocks is None or 0 in self.blocks
-        return "routers know the task in the lowest block already" if lowest and self.task_conditioned else None
+        if self.task_conditioned and has_lowest(self.blocks, num_blocks):
+            return "routers know the task in the lowest block already (sharing.blocks)"
+        return None
 
     def check_num_blocks(self, num_blocks: int) -> None:
         """Refuse blocks that do not exist."""

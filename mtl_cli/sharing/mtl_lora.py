@@ -53,8 +53,7 @@ class MTLLoRA(LowRankSharing):
     num_up_projections: PositiveInt = 3
     temperature: PositiveFloat = 0.5
 
-    @property
-    def why_no_representation(self) -> str | None:  # type: ignore[override]
+    def why_no_representation(self, num_blocks: int | None) -> str | None:
         """Each block has task-specific parts."""
         return "each block holds transformations of the tasks' own"
 

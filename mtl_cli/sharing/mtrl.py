@@ -83,10 +83,9 @@ class MTRL(Adapters):
     train_encoder: bool = True
     train_norms: bool = True
 
-    @property
-    def why_no_representation(self) -> str | None:  # type: ignore[override]
+    def why_no_representation(self, num_blocks: int | None) -> str | None:
         """None where only heads are the tasks' own."""
-        return Adapters.why_no_representation if self.prior_on == "adapters" else None
+        return super().why_no_representation(num_blocks) if self.prior_on == "adapters" else None
 
     def check_encoder(self, encoder: EncoderShape) -> None:
         """Refuse families whose layers are not known, where adapters need them."""
@@ -139,6 +138,10 @@ class MTRL(Adapters):
         if self.ridge > 0.0:
             found["ridge"] = self.ridge * gramian_KK.trace()
         return found
+
+    def penalised_parameters(self, model: MultiTaskModel) -> Sequence[nn.Parameter]:
+        """Return W, which is in heads or adapters."""
+        return [parameter for of_tasks in self._parameters(model) for parameter in of_tasks]
 
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
         """Return the covariance of the tasks, and the correlations in it."""

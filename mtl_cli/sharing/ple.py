@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from mtl_cli.encoders import Encoder, Layout
-from mtl_cli.sharing.block_numbers import block_numbers
+from mtl_cli.sharing.block_numbers import block_numbers, has_lowest
 from mtl_cli.sharing.experts import bottlenecks, copies, mix, numbered
-from mtl_cli.sharing.gated_experts import GatedExperts
+from mtl_cli.sharing.gated_experts import GATES_IN_LOWEST, GatedExperts
 from mtl_cli.sharing.gates import SoftmaxGate, TaskGates, at_level, learnt_by_gates, uses_of
 from mtl_cli.sharing.learnt import Learnt
 from mtl_cli.sharing.rows import part_of, run_each, split_dim
@@ -100,6 +100,11 @@ class PLE(GatedExperts):
         """Refuse experts in blocks that do not exist."""
         if self.experts == "block":
             block_numbers(self.blocks, num_blocks)
+
+    def why_no_representation(self, num_blocks: int | None) -> str | None:
+        """Below the lowest gates all is shared, if there is a block there."""
+        blocks = self.blocks if self.experts == "block" else [-1]
+        return GATES_IN_LOWEST if has_lowest(blocks, num_blocks) else None
 
     def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
         """Put experts and gates into the blocks, or behind the last."""

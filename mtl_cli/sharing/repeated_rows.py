@@ -147,7 +147,6 @@ class ColumnSharing(SharingStrategy):
     """
 
     why_not_segmented: ClassVar[str | None] = "every row goes through the columns of all tasks"
-    why_no_representation: ClassVar[str | None] = "every task has a column of blocks, and all columns feed all tasks"
 
     num_shared_layers: NonNegativeInt = 0
     _columns: tuple[str, ...] = ()
@@ -155,6 +154,10 @@ class ColumnSharing(SharingStrategy):
     def check_num_blocks(self, num_blocks: int) -> None:
         """Refuse to share all blocks: columns need one at least."""
         check_num_shared_layers(self.num_shared_layers, num_blocks)
+
+    def why_no_representation(self, num_blocks: int | None) -> str | None:
+        """Tasks part at the lowest column."""
+        return "every task has a column of blocks, and all columns feed all tasks"
 
     def encode(
         self, encoder: Encoder, input_ids_N: torch.Tensor, token_type_ids_N: torch.Tensor | None, layout: Layout

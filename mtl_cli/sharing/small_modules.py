@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import nn
@@ -30,8 +29,6 @@ class SmallModules(SharingStrategy):
         train_norms: with a frozen encoder, whether its layer normalisations are trained all the same, by all tasks.
     """
 
-    why_no_representation: ClassVar[str | None] = "modules of each task stand between the layers that tasks share"
-
     blocks: list[int] | None = None
     train_encoder: bool = True
     train_norms: bool = True
@@ -47,6 +44,10 @@ class SmallModules(SharingStrategy):
     def num_shared_blocks(self, num_blocks: int) -> int:
         """Return how many blocks the tasks train together."""
         return num_blocks if self.train_encoder or self.train_norms else 0
+
+    def why_no_representation(self, num_blocks: int | None) -> str | None:
+        """Each block is shared around the modules."""
+        return "modules of each task stand between the layers that tasks share"
 
     def shares_parameters(self) -> bool:
         """Whether any part of the encoder is trained."""

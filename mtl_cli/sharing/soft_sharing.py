@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
 
 from mtl_cli.encoders import Encoder
 from mtl_cli.sharing.columns import ColumnParameter, check_num_shared_layers, column_parameters, make_columns
 from mtl_cli.sharing.strategy import SharingStrategy
 from mtl_cli.types import NonNegativeFloat, NonNegativeInt
+
+if TYPE_CHECKING:
+    from mtl_cli.model import MultiTaskModel
 
 
 @dataclass(kw_only=True)
@@ -43,6 +49,12 @@ class SoftSharing(SharingStrategy):
     def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
         """Give each task its own copy of the encoder, or of the blocks above the shared ones."""
         make_columns(encoder, task_names, num_shared_layers=self.num_shared_layers, setting="sharing.num_shared_layers")
+
+    def penalised_parameters(self, model: MultiTaskModel) -> Sequence[nn.Parameter]:
+        """Return the tasks' own copies."""
+        if self.strength == 0:
+            return []
+        return [copy for found in column_parameters(model.encoder) for copy in found.of_columns]
 
     def _by_part(self, encoder: Encoder) -> dict[str, list[ColumnParameter]]:
         """The parameters of columns of each part of the encoder, lowest first."""

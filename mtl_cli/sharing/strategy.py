@@ -8,6 +8,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import nn
 
 from mtl_cli.encoders import Encoder, EncoderShape, Layout
 from mtl_cli.sharing.learnt import Learnt
@@ -47,11 +48,9 @@ class SharingStrategy(ABC):
     Class attributes:
         why_not_segmented: why the tasks' gradients cannot be formed in one backward pass over each task's tokens, or
             None where they can.
-        why_no_representation: why the gradient of the shared representation is not to be had, or None where it is.
     """
 
     why_not_segmented: ClassVar[str | None] = None
-    why_no_representation: ClassVar[str | None] = None
 
     # Before anything is loaded.
 
@@ -79,6 +78,14 @@ class SharingStrategy(ABC):
     def num_shared_blocks(self, num_blocks: int) -> int:
         """Return how many of an encoder's blocks hold parameters that tasks share."""
         return num_blocks
+
+    def why_no_representation(self, num_blocks: int | None) -> str | None:
+        """Return why the gradient of the shared representation is not to be had, or None where it is.
+
+        Args:
+            num_blocks: of the encoder; None where it is not known yet, and what depends on it is not said.
+        """
+        return None
 
     def shares_parameters(self) -> bool:
         """Whether any parameter is trained by several tasks."""
@@ -131,6 +138,14 @@ class SharingStrategy(ABC):
         Added to the objective once a step, as it is, whatever the weighting of the tasks.
         """
         return {}
+
+    def penalised_parameters(self, model: MultiTaskModel) -> Sequence[nn.Parameter]:
+        """Return the parameters that `penalties` and `start_step` read, which hence have to be up to date in each step.
+
+        Unless a strategy with penalties says which, all of them; then no row of the word embedding waits for being read
+        (`optimizer.lazy_embedding`).
+        """
+        return [] if type(self).penalties is SharingStrategy.penalties else list(model.parameters())
 
     def add_penalty_gradients(self, model: MultiTaskModel) -> dict[str, torch.Tensor]:
         """Add the gradients of the penalties to `.grad`, and return their values, without graphs.

@@ -67,8 +67,7 @@ class TaskConditioning(SharingStrategy):
                 "one of them to true, or use sharing=hard"
             )
 
-    @property
-    def why_no_representation(self) -> str | None:  # type: ignore[override]
+    def why_no_representation(self, num_blocks: int | None) -> str | None:
         """Task-specific vectors stand in front of the first block, or inside of every block."""
         return "the tasks' vectors stand between shared layers"
 

@@ -1,11 +1,16 @@
-"""How many tokens go through the model at once: as many as memory holds, found by trying."""
+"""How many tokens go through the model at once: as many as memory holds, found by trying.
+
+Tokens are counted as memory goes by them: with the padding of encoders that pad (`Encoder.num_slots`).
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import psutil
@@ -13,10 +18,12 @@ import torch
 
 from mtl_cli.data import EncodedSplit
 from mtl_cli.distributed import launched
-from mtl_cli.gradients import Losses
+from mtl_cli.distributed.ranks import alone
+from mtl_cli.gradients import GradientEngine
 from mtl_cli.sharing import TrainingMoment
 from mtl_cli.training.live_memory import LiveMemory
 from mtl_cli.types import Step, UserError
+from mtl_cli.weighting import LossWeighting, Weighting
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +39,28 @@ _NOTHING_FITS = (
     "trainer.activation_checkpointing=true, or take a smaller encoder"
 )
 
-Try = Callable[[int], int]
-"""Run a forward and a backward pass over about so many tokens; return the bytes that it took at its height."""
+
+class Tried(NamedTuple):
+    """What a forward and a backward pass took.
+
+    Attributes:
+        tokens: that went through the model at once.
+        num_bytes: at its height.
+    """
+
+    tokens: int
+    num_bytes: int
+
+
+Try = Callable[[int], Tried]
+"""Run a forward and a backward pass over so many tokens at most, or one row of each task."""
 
 
 def fit_batch_tokens(attempt: Try, free: int, first_try: int, verify: bool) -> int:
     """Return the most tokens whose forward and backward pass fit.
+
+    All that a pass takes counts as if it grew with the tokens. What does not (the tasks' gradients, which some
+    weightings keep) makes the result smaller than what would fit, never larger.
 
     Args:
         attempt: raises `torch.OutOfMemoryError` where memory does not suffice.
@@ -57,7 +80,7 @@ def fit_batch_tokens(attempt: Try, free: int, first_try: int, verify: bool) -> i
             tokens //= 2
             if tokens == 0:
                 raise UserError(_NOTHING_FITS) from None
-    fitting = min(_MOST, int(tokens * free / max(found, 1)))
+    fitting = min(_MOST, int(found.tokens * free / max(found.num_bytes, 1)))
     if fitting < 1:
         raise UserError(_NOTHING_FITS)
     while verify and fitting > tokens:
@@ -69,29 +92,34 @@ def fit_batch_tokens(attempt: Try, free: int, first_try: int, verify: bool) -> i
     return fitting
 
 
-def measure_batch_tokens(losses: Losses, splits: Mapping[str, EncodedSplit]) -> int:
+def measure_batch_tokens(engine: GradientEngine, splits: Mapping[str, EncodedSplit]) -> int:
     """Find the tokens of a micro-batch that fit beside the model, its gradients and AdamW's moments.
 
-    The tries take the longest rows of each task, whose attention needs most. Gradients, buffers and random generators
-    are left as they were.
+    The tries are steps of the run's own weighting, whose gradients of each task count too, in two micro-batches of the
+    longest rows of each task, whose attention needs most. Gradients, buffers, the weighting and random generators are
+    left as they were. Each of several processes tries by itself.
 
     Args:
-        losses: of the model, on its device.
+        engine: of the run, before its first step.
         splits: the training split of each task.
     """
-    model, device = losses.model, losses.device
+    model, device = engine.model, engine.losses.device
     kind: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
     longest = {name: np.argsort(-split.lengths, kind="stable") for name, split in splits.items()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     was_training = model.training
     model.train()
 
-    def attempt(tokens: int) -> int:
+    def attempt(tokens: int) -> Tried:
         step = {name: splits[name].batch(_rows(splits[name], longest[name], tokens // len(splits))) for name in splits}
+        lengths_B = np.concatenate([batch.lengths_B.numpy() for batch in step.values()])
+        on_device = {name: batch.to(device) for name, batch in step.items()}
         try:
-            return _bytes_of(losses, {name: batch.to(device) for name, batch in step.items()})
+            with alone(), _in_full_swing(engine.weighting):
+                num_bytes = _bytes_of(engine, [[on_device, on_device]] * engine.weighting.num_batches)
         finally:
             model.zero_grad(set_to_none=True)
+        return Tried(model.encoder.num_slots(lengths_B), num_bytes)
 
     try:
         with torch.random.fork_rng([device] if kind == "cuda" else []):
@@ -117,23 +145,31 @@ def _rows(split: EncodedSplit, longest: np.ndarray, tokens: int) -> np.ndarray:
     return rows[: max(1, int(np.searchsorted(np.cumsum(split.lengths[rows]), tokens, side="right")))]
 
 
-def _bytes_of(losses: Losses, step: Step) -> int:
-    """Bytes that a forward and a backward pass take at their height, gradients included."""
-    if losses.device.type == "cuda":
-        torch.cuda.synchronize(losses.device)
-        torch.cuda.reset_peak_memory_stats(losses.device)
-        before = torch.cuda.memory_allocated(losses.device)
-        _pass(losses, step)
-        torch.cuda.synchronize(losses.device)
-        return torch.cuda.max_memory_allocated(losses.device) - before
+@contextmanager
+def _in_full_swing(weighting: Weighting) -> Iterator[None]:
+    """Inside, the next step is one that needs most: behind the warm-up, one in which conflicts are tracked."""
+    before = deepcopy(weighting.state_dict())
+    every = (weighting.track_conflict_every if isinstance(weighting, LossWeighting) else None) or 1
+    weighting.num_steps = -(-weighting.warmup_steps // every) * every
+    try:
+        yield
+    finally:
+        weighting.load_state_dict(before)
+
+
+def _bytes_of(engine: GradientEngine, parts: Sequence[Sequence[Step]]) -> int:
+    """Bytes that a step's forward and backward passes take at their height, gradients included."""
+    device = engine.losses.device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        engine.step(parts)
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
     with LiveMemory() as memory:
-        _pass(losses, step)
+        engine.step(parts)
     return memory.peak
-
-
-def _pass(losses: Losses, step: Step) -> None:
-    found = losses(step, losses.normalizers_here([step]))
-    losses.objective(torch.stack(list(found.values()))).backward()
 
 
 def _free_bytes(device: torch.device) -> int:

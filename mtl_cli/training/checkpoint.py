@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, load_model, save_file, save_model
 
+from mtl_cli.distributed.divided import is_divided
 from mtl_cli.training import fsdp
 from mtl_cli.types import UserError
 
@@ -124,7 +125,7 @@ def _save_weights(model: Weights, path: Path) -> None:
 
 
 def _load_weights(model: torch.nn.Module, path: Path) -> None:
-    if fsdp.is_divided(model):
+    if is_divided(model):
         fsdp.load_weights(model, str(path))
     else:
         load_model(model, str(path))

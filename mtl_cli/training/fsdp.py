@@ -20,8 +20,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from mtl_cli.distributed.divided import is_divided
 from mtl_cli.distributed.ranks import copy_from_main, is_main, num_ranks
 from mtl_cli.model import MultiTaskModel
+from mtl_cli.training.lazy_adamw import LAZY_ROWS, LazyAdamW
+from mtl_cli.types import UserError
 
 
 def divide(model: MultiTaskModel, device: torch.device) -> None:
@@ -45,11 +48,6 @@ def spread(model: MultiTaskModel, device: torch.device, divided: bool) -> None:
         divide(model, device)
 
 
-def is_divided(model: nn.Module) -> bool:
-    """Whether processes have parts of this model."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
-
-
 def whole_weights(model: nn.Module) -> dict[str, torch.Tensor] | None:
     """Return all weights of a divided model on rank 0 (others get an empty mapping); None for one that is whole.
 
@@ -67,13 +65,34 @@ def whole_weights(model: nn.Module) -> dict[str, torch.Tensor] | None:
 
 
 def load_weights(model: nn.Module, path: str) -> None:
-    """Put weights that were saved whole into a divided model: each process takes its part."""
+    """Put weights that were saved whole into a divided model: each process takes its part.
+
+    Raises:
+        UserError: the file lacks a tensor of the model, or has one that the model does not.
+    """
     saved = load_file(path)
-    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    # Behind a pass without gradients the outermost module keeps its parameters whole: those would be written to, and
+    # the parts, from which the next pass gathers them, would stay as they were.
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+    tensors = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+    once = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
+    kept = model.state_dict().keys()
+    missing = [name for name in once if name in kept and name not in saved]
+    unexpected = sorted(saved.keys() - (tensors.keys() & kept))
+    if missing or unexpected:
+        raise UserError(
+            f"{path}: not the weights of this model; missing: {_some(missing)}; unexpected: {_some(unexpected)}"
+        )
     with torch.no_grad():
-        for name, tensor in tensors:
-            if name in saved:
-                tensor.copy_(_part_like(saved[name], tensor))
+        for name, whole in saved.items():
+            tensors[name].copy_(_part_like(whole, tensors[name]))
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5]) or "none"
+    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -152,3 +171,21 @@ class DividedOptimizer:
                 key: _part_like(value, parameter) if value.shape == parameter.shape else value.to(parameter.device)
                 for key, value in values.items()
             }
+        for rows in state.get(LAZY_ROWS, []):
+            self._catch_up(parameters[int(rows["parameter"])], rows)
+
+    @torch.no_grad()
+    def _catch_up(self, parameter: nn.Parameter, rows: Mapping[str, Any]) -> None:
+        """Bring rows of an embedding up to date that waited when one process had them all; here none waits."""
+        group = next(group for group in self._former if any(p is parameter for p in group["params"]))
+        whole = nn.Parameter(_whole(parameter.detach()).clone())
+        own = {"params": [whole], "lr": group["lr"], "weight_decay": group["weight_decay"]}
+        optimizer = LazyAdamW([own], group["betas"], group["eps"])
+        state = {key: _whole(value) for key, value in self.optimizer.state[parameter].items()}
+        groups = optimizer.state_dict()["param_groups"]
+        waited = [{**rows, "parameter": 0}]
+        optimizer.load_state_dict({"state": {0: state}, "param_groups": groups, LAZY_ROWS: waited})
+        parameter.copy_(_part_like(whole, parameter))
+        for key, value in optimizer.state[whole].items():
+            if value.shape == whole.shape:
+                self.optimizer.state[parameter][key] = _part_like(value, parameter)

@@ -15,7 +15,8 @@ from torch.optim.adamw import adamw
 
 from mtl_cli.training.missed_updates import Missed, RateHistory
 
-_ROWS = "lazy_rows"
+LAZY_ROWS = "lazy_rows"
+"""Under which a state says how far rows have come that wait."""
 
 
 class LazyAdamW(torch.optim.AdamW):
@@ -82,17 +83,17 @@ class LazyAdamW(torch.optim.AdamW):
         """Return torch's state, and of lazy embeddings how far each row has come."""
         state = super().state_dict()
         places = {id(p): place for place, p in enumerate(self._parameters())}
-        state[_ROWS] = [{"parameter": places[id(p)], **rows.state_dict()} for p, rows in self._lazy.items()]
+        state[LAZY_ROWS] = [{"parameter": places[id(p)], **rows.state_dict()} for p, rows in self._lazy.items()]
         return state
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from a `state_dict`, the weights loaded before; rows that would not wait here catch up."""
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != _ROWS})
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != LAZY_ROWS})
         for rows in self._lazy.values():
             rows.all_up_to_date()
         parameters = self._parameters()
-        for state in state_dict.get(_ROWS, []):
+        for state in state_dict.get(LAZY_ROWS, []):
             weight = parameters[state["parameter"]]
             if weight in self._lazy:
                 self._lazy[weight].load_state_dict(state)

@@ -29,7 +29,7 @@ from mtl_cli.training.batch_tokens import measure_batch_tokens
 from mtl_cli.training.checkpoint import Checkpoints
 from mtl_cli.training.clipping import clip_gradients
 from mtl_cli.training.length import run_length
-from mtl_cli.training.measured_choices import fused_attention_from, measured_once
+from mtl_cli.training.measured_choices import fused_attention_from, measured_once, write_measured
 from mtl_cli.training.run import Progression, TrainingRun
 from mtl_cli.training.seeding import seed_rank
 from mtl_cli.training.window import Window
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from mtl_cli.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
+
+_BATCH_TOKENS = "batch_tokens"
 
 
 class Loop:
@@ -85,7 +87,7 @@ class Loop:
         use_fused_from(fused_attention_from(run.folder, encoder, self.precision, self.device, longest_row))
         losses = Losses(self.model, self.precision, self.device)
         self.engine = GradientEngine(self.model, run.weighting, losses)
-        self.batch_tokens = self._choose_batch_tokens(losses)
+        self.batch_tokens = self._choose_batch_tokens()
         if resume:
             self._resume()
         log.info(
@@ -99,12 +101,12 @@ class Loop:
         )
         self.started = time.monotonic() - self.state.seconds
 
-    def _choose_batch_tokens(self, losses: Losses) -> float:
+    def _choose_batch_tokens(self) -> float:
         """Most tokens at once; what was measured once holds for the whole run, however often it is resumed."""
         wanted = self.settings.batch_tokens
         if wanted != "auto":
             return math.inf if wanted is None else wanted
-        return measured_once(self.run.folder, "batch_tokens", lambda: measure_batch_tokens(losses, self.splits))
+        return measured_once(self.run.folder, _BATCH_TOKENS, lambda: measure_batch_tokens(self.engine, self.splits))
 
     def run_to_end(self) -> Progression:
         """Train until the last step, an early stop, or a signal; see `Trainer.fit`."""
@@ -120,16 +122,39 @@ class Loop:
                     self._train_step()
                     self._after_step()
         except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"the GPU ran out of memory at step {state.step + 1}. Set trainer.batch_tokens=auto (or raise "
-                "trainer.num_micro_batches) or trainer.activation_checkpointing=true, lower sampler.batch_size (or set "
-                "sampler.max_tokens), lower tasks.<name>.max_length, or take a smaller encoder. "
-                f"({str(error).splitlines()[0]})"
-            ) from error
+            raise UserError(f"{self._out_of_memory()} ({str(error).splitlines()[0]})") from error
         finally:
             self.run.progress.close()
         self.checkpoints.load_best(state.best_step, self.model)
         return state
+
+    def _out_of_memory(self) -> str:
+        """Say where memory ran out and what helps; lower what was measured, for when the run goes on."""
+        state, settings = self.state, self.settings
+        if state.evaluation_due:
+            return (
+                f"the GPU ran out of memory in the evaluation of step {state.step}. Lower "
+                f"trainer.evaluation_batch_tokens (now {settings.evaluation_batch_tokens}) or tasks.<name>.max_length."
+            )
+        where = f"the GPU ran out of memory at step {state.step + 1}"
+        else_helps = (
+            "set trainer.activation_checkpointing=true, lower tasks.<name>.max_length, or take a smaller encoder"
+        )
+        if settings.batch_tokens is None:
+            return (
+                f"{where}. Set trainer.batch_tokens=auto (or raise trainer.num_micro_batches), lower "
+                f"sampler.batch_size (or set sampler.max_tokens), or {else_helps}."
+            )
+        lower = max(1, int(self.batch_tokens) // 2)
+        if settings.batch_tokens != "auto":
+            return f"{where}. Lower trainer.batch_tokens (now {settings.batch_tokens}, try {lower}), or {else_helps}."
+        write_measured(self.run.folder, _BATCH_TOKENS, lower)
+        return (
+            f"{where}, although the {self.batch_tokens:,.0f} tokens at once that trainer.batch_tokens=auto found had "
+            f"fit: what else runs on this GPU may have grown, or memory is in pieces. resume={self.run.folder.path} "
+            f"goes on with {lower:,} at once (measured.json); where that is too much again, or a single row is, "
+            f"{else_helps}."
+        )
 
     # One step
 
@@ -211,7 +236,9 @@ class Loop:
         return count
 
     def _num_tokens(self, rows: Mapping[str, np.ndarray]) -> int:
-        return sum(int(self.lengths[name][of_task].sum()) for name, of_task in rows.items())
+        """Tokens of these rows, with padding where the encoder pads: memory goes by them."""
+        lengths = [self.lengths[name][of_task] for name, of_task in rows.items()]
+        return self.model.encoder.num_slots(np.concatenate(lengths)) if lengths else 0
 
     def _first_row(self, rows: Mapping[str, np.ndarray]) -> Step:
         task = next(iter(rows))

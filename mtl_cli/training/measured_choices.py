@@ -36,6 +36,11 @@ def measured_once(folder: RunFolder, key: str, measure: Callable[[], int]) -> in
     return int(measured[key])
 
 
+def write_measured(folder: RunFolder, key: str, value: int) -> None:
+    """Put another value in the place of what was measured, for when the run goes on."""
+    folder.write_measured({**folder.read_measured(), key: value})
+
+
 def use_choices_of(folder: RunFolder) -> None:
     """Compute as a run did, so that its figures come out again to the last digit."""
     use_fused_from(int(folder.read_measured().get(_FUSED_FROM, LONGEST)))

@@ -90,9 +90,8 @@ class AdamW:
         if type(embedding) is not nn.Embedding or not embedding.weight.requires_grad:
             return []
         uses = [name for name, p in model.named_parameters(remove_duplicate=False) if p is embedding.weight]
-        with torch.no_grad():
-            has_penalties = bool(model.sharing.penalties(model))
-        reads_otherwise = len(uses) > 1 or has_penalties or embedding.max_norm is not None
+        is_penalised = any(p is embedding.weight for p in model.sharing.penalised_parameters(model))
+        reads_otherwise = len(uses) > 1 or is_penalised or embedding.max_norm is not None
         # Only where momentum fades before the squares do is a sum of missed steps finite.
         fades = self.beta1 < math.sqrt(self.beta2) and self.lr * self.weight_decay < 1
         on_cpu = embedding.weight.device.type == "cpu"

@@ -12,11 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file, save_model
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from mtl_cli import sharing, weighting
 from mtl_cli.data import ConllSource, FileSource, prepare
-from mtl_cli.distributed import launched
-from mtl_cli.distributed.processes import ALREADY_TOLD, processes_of_run
+from mtl_cli.distributed import launched, processes
+from mtl_cli.distributed.divided import is_divided
+from mtl_cli.distributed.processes import ALREADY_TOLD, check_folder_in_common, processes_of_run
 from mtl_cli.distributed.ranks import from_main, gather, is_main, num_ranks, rank, sum_in_buckets
 from mtl_cli.encoders import TransformerEncoder
 from mtl_cli.evaluation import Evaluator
@@ -27,16 +29,17 @@ from mtl_cli.tasks import LinearHead, Regression, SingleTextClassification, Text
 from mtl_cli.tracking import Loggers, MetricsFile, NoMetricsFile, Progress, RunFolder, RunInfo
 from mtl_cli.training import AdamW, Constant, Trainer, TrainingRun, seed_everything
 from mtl_cli.training.agreement import check_agreement
-from mtl_cli.training.fsdp import is_divided, whole_weights
+from mtl_cli.training.fsdp import load_weights, whole_weights
 from mtl_cli.types import UserError
 
 # Few rows of tasks of different sizes: most steps leave some process without some task.
 UNEVEN = Proportional(batch_size=5)
 CPU = torch.device("cpu")
 
+HALF_WAY = {"checkpoint_every_steps": 10, "keep_checkpoints": 2}
 SAME = {
     "equal": (weighting.Equal(), sharing.HardSharing(), UNEVEN, {"num_micro_batches": 2}),
-    "uncertainty": (weighting.UncertaintyWeighting(), sharing.HardSharing(), UNEVEN, {}),
+    "uncertainty": (weighting.UncertaintyWeighting(), sharing.HardSharing(), UNEVEN, HALF_WAY),
     "famo": (weighting.FAMO(), sharing.HardSharing(), UNEVEN, {}),
     "db_mtl": (weighting.DBMTL(), sharing.HardSharing(), UNEVEN, {}),
     "pcgrad": (weighting.PCGrad(), sharing.HardSharing(), UNEVEN, {}),
@@ -123,16 +126,18 @@ def fit(folder, name, parts, weighs, strategy, sampler, steps, resume=False, **s
 
 def run_all(folder):
     folder.mkdir(exist_ok=True)
-    with processes_of_run("cpu") as processes:
+    with processes_of_run("cpu") as found:
         parts = prepared(folder)
         for name, (weighs, strategy, sampler, settings) in SAME.items():
             model = fit(folder, name, parts, weighs, strategy, sampler, 20, log_every_steps=4, **settings)
         every_row_is_scored_once(model, parts[2])
-        if processes.place.is_one_of_several:
+        if found.place.is_one_of_several:
             for name, (weighs, strategy, sampler, settings) in MIXTURES.items():
                 fit(folder, name, parts, weighs, strategy, sampler, 70, log_every_steps=70, **settings)
             an_encoder_in_parts_learns_the_same(folder, parts)
+            a_run_of_one_process_goes_on_with_more(folder, parts)
             what_is_exchanged()
+            folders_that_are_not_the_same_are_refused(folder)
             gradients_of_all_kinds_add_up()
             ranks_that_drift_apart_are_refused(model)
     return 0
@@ -176,6 +181,59 @@ def an_encoder_in_parts_learns_the_same(folder, parts):
         gather(None)
         for key, weight in first.items():
             torch.testing.assert_close(again[key], weight, atol=1e-6, rtol=0)
+
+    weights_are_put_into_parts(folder, model, parts)
+
+
+def weights_are_put_into_parts(folder, model, parts):
+    """Also behind an evaluation, which leaves some parameters whole."""
+    other = {name: weight + 1.0 for name, weight in load_file(folder / "fsdp.safetensors").items()}
+    first = next(iter(other))
+    files = {
+        "other": other,
+        "without": {name: weight for name, weight in other.items() if name != first},
+        "besides": {**other, "heads.nobody.weight": torch.zeros(2)},
+    }
+    for name, weights in files.items():
+        if is_main():
+            save_file(weights, folder / f"{name}.safetensors")
+    gather(None)
+    Evaluator(CPU, "fp32").logits(model, "names", parts[2]["names"].splits["validation"])
+    load_weights(model, str(folder / "other.safetensors"))
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+    found = whole_weights(model)
+    assert not is_main() or found.keys() == other.keys()
+    assert all(torch.equal(weight, other[name]) for name, weight in found.items())
+    for name, missing, unexpected in (("without", first, "none"), ("besides", "none", "heads.nobody.weight")):
+        said = f"{name}.safetensors: not the weights of this model; missing: {missing}; unexpected: {unexpected}"
+        with pytest.raises(UserError, match=re.escape(said)):
+            load_weights(model, str(folder / f"{name}.safetensors"))
+
+
+def a_run_of_one_process_goes_on_with_more(folder, parts):
+    """From the middle of what one process did before: all of the model on each, or parts."""
+    weighs, strategy, sampler, settings = SAME["uncertainty"]
+    for parallelism in ("ddp", "fsdp"):
+        name = f"more_{parallelism}"
+        if is_main():
+            shutil.copytree(folder.parent / "one" / "uncertainty", folder / name)
+            shutil.rmtree(folder / name / "checkpoints" / "step-00000020")
+        gather(None)
+        settings = {**settings, "log_every_steps": 4, "parallelism": parallelism}
+        fit(folder, name, parts, weighs, strategy, sampler, 20, resume=True, **settings)
+
+
+def folders_that_are_not_the_same_are_refused(folder):
+    check_folder_in_common(folder)
+    of_rank = folder / f"of_rank_{rank()}"
+    of_rank.mkdir()
+    (of_rank / processes._MARK).write_text("of an earlier run")
+    processes._SEEN_WITHIN_SECONDS = 0.3
+    with pytest.raises(UserError, match=rf"{of_rank}: rank 1 on \S+ cannot see the run folder of rank 0"):
+        check_folder_in_common(of_rank)
+    assert not (folder / processes._MARK).exists()
 
 
 def every_row_is_scored_once(model, data):

@@ -1,12 +1,15 @@
 """Two processes against one: the same parameters, metrics of each row once, stops, ends and resuming."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import tiny_project
 import torch
@@ -120,6 +123,20 @@ def test_an_encoder_in_parts_learns_what_a_whole_one_does(runs):
         torch.testing.assert_close(found[key], weight, atol=1e-5, rtol=0, msg=lambda text, key=key: f"{key}: {text}")
 
 
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+def test_a_run_of_one_process_goes_on_with_two_as_with_one(runs, parallelism):
+    (expected, one), _ = runs.found("uncertainty")
+    run = runs.finished("two") / f"more_{parallelism}"
+    assert "the checkpoint was written by 1 process, and 2 go on with it" in runs.said("two")
+    found, rest = load_file(f"{run}.safetensors"), json.loads(Path(f"{run}.json").read_text())
+    assert expected.keys() == found.keys()
+    for key, weight in expected.items():
+        torch.testing.assert_close(found[key], weight, atol=1e-5, rtol=0, msg=lambda text, key=key: f"{key}: {text}")
+    assert (rest["tokens"], rest["passes"]) == (one["tokens"], one["passes"])
+    alone, together = (read_metrics(folder / "metrics.jsonl") for folder in (runs.folder / "one/uncertainty", run))
+    assert [record["step"] for record in together] == [record["step"] for record in alone]
+
+
 @pytest.mark.parametrize("name", list(MIXTURES))
 def test_random_mixtures_with_uneven_ends_finish(runs, name):
     found = json.loads((runs.finished("two") / f"{name}.json").read_text())
@@ -152,6 +169,43 @@ def test_a_stopped_run_goes_on_bit_for_bit_with_as_many_processes(runs):
     assert weights[0] == weights[1]
     records = [without_clock(read_metrics(run / "metrics.jsonl")) for run in (whole, stopped)]
     assert records[0] == records[1]
+
+
+def test_a_cluster_s_sigterms_under_torchrun_stop_once_and_lose_nothing(runs):
+    """A job's processes get one each, workers another one from torchrun, and here a third."""
+    run = runs.folder / "twice"
+    command = [
+        *(str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc-per-node", "2", "-m", "mtl_cli"),
+        *("train", "--config-dir", str(runs.folder / "conf"), *tiny_project.TINY, *RUN, "trainer.max_steps=20000"),
+        *("trainer.checkpoint_every_steps=10000", "trainer.evaluate_every=10000", f"hydra.run.dir={run}"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "NO_COLOR": "1"}
+    with (runs.folder / "twice.out.0").open("w") as output:
+        launcher = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+    try:
+        until = time.monotonic() + 120
+        while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_bytes().splitlines()) < 3:
+            assert launcher.poll() is None, runs.said("twice")
+            assert time.monotonic() < until, runs.said("twice")
+            time.sleep(0.02)
+        workers = psutil.Process(launcher.pid).children()
+        os.killpg(launcher.pid, signal.SIGTERM)
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.send_signal(signal.SIGTERM)
+        launcher.wait(timeout=60)
+        assert psutil.wait_procs(workers, timeout=10)[1] == []
+    finally:
+        if launcher.poll() is None:
+            os.killpg(launcher.pid, signal.SIGKILL)
+    said = runs.said("twice")
+    assert "interrupted; go on with" in said, said
+    assert status(run)["status"] == "interrupted"
+    (checkpoint,) = (run / "checkpoints").glob("step-*")
+    state = json.loads((checkpoint / "state.json").read_text())
+    assert (checkpoint / "manifest.json").exists()
+    assert "generators_of_others" in json.dumps(state)  # rank 1 was there to give its own
+    assert "Traceback" not in said.partition("interrupted; go on with")[0], said
 
 
 def test_a_killed_rank_ends_the_other_and_says_so(runs):

@@ -1,13 +1,21 @@
-"""Columns of an encoder that are mixed, worked out with one plain encoder a column."""
+"""What the tests of columns have in common: most of all, mixtures worked out with one plain encoder a column."""
 
 import torch
 from encoders import tiny_encoders
+from encoders.tiny_encoders import CONFIGS, PACKED
 
 from mtl_cli.encoders import Encoder
 from mtl_cli.sharing.wrappers import hidden_of, with_hidden
 
 COLUMNS = ("a", "b", "c")
 LENGTHS = {"a": [5, 17, 2], "b": [9], "c": [3, 30]}
+WAYS = [(family, packed) for family in CONFIGS for packed in ([True, False] if family in PACKED else [False])]
+
+
+def attached(make_encoder, strategy, family, packed=None, tasks=COLUMNS):
+    encoder = make_encoder(family, packed).eval()
+    strategy.attach(encoder, list(tasks))
+    return encoder, strategy
 
 
 def encode(strategy, encoder, lengths=LENGTHS, packed=None, seed=0):
@@ -96,3 +104,29 @@ def check_rows(found_ND, expected_of_columns, layout):
     """Each task's tokens are those of its own column."""
     for task, tokens in layout.token_slices.items():
         torch.testing.assert_close(found_ND[tokens], expected_of_columns[task][tokens], atol=1e-5, rtol=1e-5)
+
+
+def assert_starts_as_the_plain_encoder(make_encoder, strategy, family, packed):
+    plain = make_encoder(family, packed).eval()
+    input_ids_N, layout = tiny_encoders.rows({"a": [5, 17, 2], "c": [3, 30]}, packed=packed)
+    encoder, _ = attached(make_encoder, strategy, family, packed)
+    found_ND = strategy.encode(encoder, input_ids_N, None, layout)
+    torch.testing.assert_close(found_ND, plain(input_ids_N, None, layout), atol=1e-5, rtol=1e-5)
+
+
+def assert_rows_stay_apart(make_encoder, strategy, family):
+    """Rows of a task are the same with and without the others."""
+    encoder, _ = attached(make_encoder, strategy, family)
+    drift_apart(encoder)
+    together_ND, input_ids_N, layout = encode(strategy, encoder)
+    for task, tokens in layout.token_slices.items():
+        alone_ND = strategy.encode(encoder, input_ids_N[tokens], None, layout.of(task))
+        torch.testing.assert_close(alone_ND, together_ND[tokens], atol=1e-5, rtol=1e-5)
+
+
+def assert_one_task_has_the_plain_encoder(make_encoder, strategy):
+    encoder, _ = attached(make_encoder, strategy, "bert", tasks=["a"])
+    plain = make_encoder("bert").eval()
+    assert encoder.state_dict().keys() == plain.state_dict().keys()
+    found_ND, input_ids_N, layout = encode(strategy, encoder, {"a": [4, 9]})
+    torch.testing.assert_close(found_ND, plain(input_ids_N, None, layout))

@@ -16,6 +16,12 @@ WAYS = [(family, packed) for family in CONFIGS for packed in ([True, False] if f
 EVERY_KIND = [("bert", True), ("bert", False), ("gpt2", True), ("deberta-v2", False), ("t5", False)]
 
 
+def attached(make_encoder, strategy, family, packed=None):
+    encoder = make_encoder(family, packed)
+    strategy.attach(encoder, list(TASKS))
+    return encoder.eval()
+
+
 def hidden_of(encoder, lengths=LENGTHS):
     input_ids_N, layout = tiny_encoders.rows(lengths, packed=encoder.packed)
     return encoder(input_ids_N, None, layout), layout

@@ -192,5 +192,5 @@ def test_blocks_that_do_not_fit_are_refused(make_encoder, blocks, message):
 
 
 def test_the_representation_is_not_to_be_had():
-    assert "between the layers that tasks share" in Adapters().why_no_representation
+    assert "between the layers that tasks share" in Adapters().why_no_representation(3)
     assert Adapters().why_not_segmented is None

@@ -79,7 +79,7 @@ def test_at_first_evaluation_is_hard_sharing(make_encoder, family):
     before_ND, _ = hidden(encoder)
     AdaShare().attach(encoder, ["a", "b", "c"])
     assert all(isinstance(block, SelectedBlock) for block in encoder.blocks)
-    torch.testing.assert_close(hidden(encoder)[0], before_ND, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(hidden(encoder)[0], before_ND, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -315,12 +315,6 @@ def test_the_sparsity_loss_lets_a_task_skip_what_it_does_not_need():
         optimizer.step()
         optimizer.zero_grad()
     assert max(max(row) for row in whole.sharing.learnt(whole)["block_selection"].values) < 0.1
-
-
-@pytest.mark.parametrize("blocks", [None, [0, 2], [1], [2]])
-def test_a_representation_below_the_policies_is_shared_if_there_is_one(blocks):
-    reason = AdaShare(blocks=blocks).why_no_representation
-    assert (reason is None) == (blocks in ([1], [2]))
 
 
 def test_errors_name_the_setting(make_encoder):

@@ -385,8 +385,8 @@ def test_a_task_with_scores_has_no_labels_to_feed(caplog):
 
 
 def test_the_shared_representation_is_refused_with_label_embeddings_alone():
-    assert Hierarchical(levels={"a": 1}).why_no_representation is None
-    assert "label embeddings" in Hierarchical(levels={"a": 1}, label_embeddings=True).why_no_representation
+    assert Hierarchical(levels={"a": 1}).why_no_representation(3) is None
+    assert "label embeddings" in Hierarchical(levels={"a": 1}, label_embeddings=True).why_no_representation(3)
 
 
 # Successive regularisation.

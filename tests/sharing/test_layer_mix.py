@@ -129,8 +129,8 @@ def test_one_mix_for_all_tasks_is_shared(make_encoder):
     strategy = LayerMix(per_task=False)
     strategy.attach(encoder, ["a", "b"])
     assert set(parameter_partition(encoder).values()) == {"shared"}
-    assert strategy.why_no_representation is None
-    assert "mixes the states of all blocks" in LayerMix().why_no_representation
+    assert strategy.why_no_representation(3) is None
+    assert "mixes the states of all blocks" in LayerMix().why_no_representation(3)
 
 
 def test_dropout_leaves_states_out_in_training_alone():

@@ -44,7 +44,7 @@ def test_the_first_step_sees_the_plain_encoder(make_encoder, family, per_task):
     before_ND, _ = hidden(encoder)
     LoRA(per_task=per_task, targets=list(known_sites(family))).attach(encoder, ["a", "b", "c"])
     assert any(isinstance(module, LowRankLayer) for module in encoder.modules())
-    torch.testing.assert_close(hidden(encoder)[0], before_ND, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(hidden(encoder)[0], before_ND, atol=1e-5, rtol=1e-5)
 
 
 def merged(encoder, task, scaling):
@@ -156,7 +156,7 @@ def test_what_tasks_share_follows_from_two_settings(make_encoder, per_task, trai
     assert set(partition.values()) == parts
     assert strategy.num_shared_blocks(3) == num_shared
     assert strategy.shares_parameters() == ("shared" in parts)
-    assert (strategy.why_no_representation is not None) == per_task
+    assert (strategy.why_no_representation(3) is not None) == per_task
     if train_encoder:
         assert "model.embeddings.word_embeddings.weight" in partition
     else:

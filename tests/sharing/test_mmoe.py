@@ -5,17 +5,15 @@ from copy import deepcopy
 import expert_tools
 import pytest
 import torch
-from checkpointing import checkpoint_activations
-from encoders import tiny_encoders
 from expert_tools import FAMILIES, LENGTHS, hidden, model_with, move
-from gradients.steps import CPU, batch, gradients_of, step_of
+from gradients.steps import CPU, batch, step_of
 
 from mtl_cli.gradients import GradientEngine, Losses
 from mtl_cli.sharing import HardSharing, parameter_partition
 from mtl_cli.sharing.mmoe import MixedBlocks, MMoE, WithExperts
 from mtl_cli.sharing.wrappers import marks_of
 from mtl_cli.types import UserError
-from mtl_cli.weighting import Equal, PCGrad
+from mtl_cli.weighting import Equal
 
 SMALL = {"expert_width": 8}
 BLOCKS = {"experts": "block", "num_experts": 3, "expert_noise": 0.0}
@@ -42,10 +40,7 @@ def model_of(settings, **others):
     ids=["defaults", "block", "one", "dselect_k", "feed_forward"],
 )
 def test_the_start_is_the_plain_encoder(make_encoder, family, settings):
-    encoder = make_encoder(family).eval()
-    before_ND, _ = hidden(encoder)
-    after_ND, _ = hidden(attached(encoder, **settings))
-    torch.testing.assert_close(after_ND, before_ND, atol=1e-5, rtol=1e-5)
+    expert_tools.assert_starts_as_the_plain_encoder(make_encoder, MMoE(**settings), family)
 
 
 @pytest.mark.parametrize("gate_level", ["token", "row", "task"])
@@ -116,14 +111,7 @@ def test_bottlenecks_add_their_mixture_to_the_layer_s_output(make_encoder):
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "t5"])
 @pytest.mark.parametrize("settings", [SMALL, {**BLOCKS, "blocks": None, "gate_level": "row"}])
 def test_a_task_s_rows_are_the_same_with_and_without_other_tasks(make_encoder, family, settings):
-    encoder = attached(make_encoder(family), **settings)
-    move(encoder, 0.05)
-    together_ND, layout = hidden(encoder)
-    input_ids_N, _ = tiny_encoders.rows(LENGTHS, packed=encoder.packed)
-    for task, lengths in LENGTHS.items():
-        part = tiny_encoders.rows({task: lengths}, packed=encoder.packed)[1]
-        alone_ND = encoder(input_ids_N[layout.token_slices[task]], None, part)
-        torch.testing.assert_close(together_ND[layout.token_slices[task]], alone_ND, atol=2e-5, rtol=1e-4)
+    expert_tools.assert_rows_stay_apart(make_encoder, MMoE(**settings), family)
 
 
 @pytest.mark.parametrize("family", ["bert", "t5"])
@@ -179,17 +167,8 @@ def test_the_first_expert_is_the_block_and_copies_differ_by_the_noise(make_encod
 @pytest.mark.parametrize("family", ["bert", "t5"])
 @pytest.mark.parametrize("settings", [SMALL, BLOCKS])
 def test_activation_checkpointing_gives_the_same_gradients(make_encoder, family, settings):
-    gradients = []
-    for checkpointing in (False, True):
-        encoder = attached(make_encoder(family), **settings, gate="dselect_k")
-        move(encoder)
-        if checkpointing:
-            checkpoint_activations(encoder)
-        encoder.train()
-        torch.manual_seed(0)
-        hidden(encoder)[0].pow(2).sum().backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in encoder.blocks[2].parameters() if p.grad is not None]))
-    torch.testing.assert_close(*gradients)
+    strategy = MMoE(**settings, gate="dselect_k")
+    expert_tools.assert_activation_checkpointing_changes_nothing(make_encoder, strategy, family)
 
 
 @pytest.mark.parametrize(
@@ -198,16 +177,7 @@ def test_activation_checkpointing_gives_the_same_gradients(make_encoder, family,
     ids=["feed_forward", "block", "dselect_k"],
 )
 def test_each_task_s_gradient_comes_from_one_backward_pass(settings):
-    found = []
-    for engine in ("segmented", "per_task"):
-        model = model_of(settings).eval()
-        move(model, 0.05)
-        weighting = PCGrad(engine=engine)
-        weighting.start(list(model.tasks), seed=1)
-        GradientEngine(model, weighting, Losses(model, "fp32", CPU)).step([[step_of(tuple(model.tasks))]])
-        found.append(gradients_of(model))
-    for name, gradient in found[1].items():
-        torch.testing.assert_close(found[0][name], gradient, atol=1e-5, rtol=1e-3)
+    expert_tools.assert_one_backward_pass_gives_each_task_s_gradient(MMoE(**settings))
 
 
 def test_penalties_of_dselect_k_reach_the_objective():

@@ -3,7 +3,6 @@
 import expert_tools
 import pytest
 import torch
-from encoders import tiny_encoders
 from expert_tools import FAMILIES, LENGTHS, hidden, model_with, move
 from gradients.steps import CPU, batch, step_of
 from torch.nn.functional import gelu
@@ -33,10 +32,7 @@ def layers_of(encoder):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("settings", [{}, {**SMALL, "top_k": 1, "blocks": [1], "task_conditioned": False}])
 def test_the_start_is_the_plain_encoder(make_encoder, family, settings):
-    encoder = make_encoder(family).eval()
-    before_ND, _ = hidden(encoder)
-    after_ND, _ = hidden(attached(encoder, **settings))
-    torch.testing.assert_close(after_ND, before_ND, atol=1e-5, rtol=1e-5)
+    expert_tools.assert_starts_as_the_plain_encoder(make_encoder, MoE(**settings), family)
 
 
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "t5"])
@@ -131,14 +127,7 @@ def test_gradients_are_those_of_all_experts_computed_for_all_tokens(make_encoder
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "t5"])
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_a_task_s_rows_are_the_same_with_and_without_other_tasks(make_encoder, family, top_k):
-    encoder = attached(make_encoder(family), **SMALL, top_k=top_k)
-    move(encoder, 0.05)
-    together_ND, layout = hidden(encoder)
-    input_ids_N, _ = tiny_encoders.rows(LENGTHS, packed=encoder.packed)
-    for task, lengths in LENGTHS.items():
-        part = tiny_encoders.rows({task: lengths}, packed=encoder.packed)[1]
-        alone_ND = encoder(input_ids_N[layout.token_slices[task]], None, part)
-        torch.testing.assert_close(together_ND[layout.token_slices[task]], alone_ND, atol=2e-5, rtol=1e-4)
+    expert_tools.assert_rows_stay_apart(make_encoder, MoE(**SMALL, top_k=top_k), family)
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -272,8 +272,8 @@ def test_heads_of_the_same_shapes_are_wholly_under_the_prior():
     found = model.sharing.penalties(model)["task_relationship"].item()
     assert found == pytest.approx(1e-4 * penalty(columns_PK, torch.eye(2) / 2), rel=1e-5)
     assert set(model.sharing.learnt(model)) == {"task_correlations", "task_covariance"}
-    assert model.sharing.why_no_representation is None
-    assert MTRL().why_no_representation is not None
+    assert model.sharing.why_no_representation(3) is None
+    assert MTRL().why_no_representation(3) is not None
 
 
 def test_of_heads_with_other_outputs_the_hidden_layers_are_under_the_prior():

@@ -5,6 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from encoders import tiny_encoders
+from sharing import small_modules_tools
 from sharing.small_modules_tools import (
     EVERY_KIND,
     LENGTHS,
@@ -26,9 +27,7 @@ from mtl_cli.types import UserError
 
 
 def attached(make_encoder, family, packed=None, **settings):
-    encoder = make_encoder(family, packed)
-    PAL(**settings).attach(encoder, list(TASKS))
-    return encoder.eval()
+    return small_modules_tools.attached(make_encoder, PAL(**settings), family, packed)
 
 
 @pytest.mark.parametrize(("family", "packed"), WAYS)

@@ -1,4 +1,4 @@
-"""The penalties of soft sharing, added to gradients in pieces, are those that autograd differentiates."""
+"""What the penalties of soft sharing add to gradients is what autograd makes of their definition."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from gradients.steps import LABELS, gradients_of, model_of, tasks
 
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.sharing import SoftL2, SoftTraceNorm
+from mtl_cli.sharing.columns import column_parameters
 
 NAMES = ("mood", "nli", "tags")
 
@@ -19,6 +20,35 @@ def moved_model(sharing, size):
     return model
 
 
+def flattenings(tensor, form):
+    """The matrices whose trace norms a form takes the mean of, by their definition."""
+    axes = range(tensor.ndim)
+    if form == "tensor_train":
+        return [tensor.reshape(tensor.shape[: axis + 1].numel(), -1) for axis in axes[:-1]]
+    return [tensor.movedim(axis, 0).flatten(1) for axis in (axes[-1:] if form == "last_axis" else axes)]
+
+
+def trace_norm_of_definition(model, strength, form):
+    """The penalty by singular values in float64, and what is differentiated: smooth below 1e-4 of the largest."""
+    values, smooth = [], []
+    for found in column_parameters(model.encoder):
+        matrices = flattenings(torch.stack([column.double() for column in found.of_columns], dim=-1), form)
+        for matrix in matrices:
+            singular = torch.linalg.svdvals(matrix)
+            values.append(singular.detach().sum() / len(matrices))
+            smooth.append((singular**2 + (1e-4 * singular.detach().max()) ** 2).sqrt().sum() / len(matrices))
+    return {"trace_norm": strength * sum(values).float()}, strength * sum(smooth)
+
+
+def expected(model):
+    """The penalty's values and what is differentiated."""
+    sharing = model.sharing
+    if isinstance(sharing, SoftTraceNorm):
+        return trace_norm_of_definition(model, sharing.strength, sharing.form)
+    values = sharing.penalties(model)
+    return values, torch.stack(list(values.values())).sum()
+
+
 @pytest.mark.parametrize("size", [0.0, 1e-3, 0.1])
 @pytest.mark.parametrize(
     "sharing",
@@ -27,22 +57,23 @@ def moved_model(sharing, size):
         SoftL2(strength=0.3, form="pairwise", num_shared_layers=1),
         SoftTraceNorm(strength=0.1),
         SoftTraceNorm(strength=0.1, form="tucker", num_shared_layers=2),
+        SoftTraceNorm(strength=0.1, form="tensor_train", num_shared_layers=2),
     ],
-    ids=["l2", "l2_pairwise", "trace_norm", "tucker"],
+    ids=["l2", "l2_pairwise", "trace_norm", "tucker", "tensor_train"],
 )
 def test_gradients_are_those_of_autograd_whatever_was_there_before(sharing, size, monkeypatch):
     monkeypatch.setattr("mtl_cli.sharing.column_chunks.CHUNK", 999)
     model = moved_model(sharing, size)
-    wanted_values = sharing.penalties(model)
-    torch.stack(list(wanted_values.values())).sum().backward()
+    wanted_values, objective = expected(model)
+    objective.backward()
     wanted = gradients_of(model)
     model.zero_grad(set_to_none=True)
-    # Some columns have a gradient already, some of these not contiguous (of which autograd, for tucker, warns).
+    # Some columns have a gradient already, some not contiguous (of which autograd, for the other forms, warns).
     before = {}
     for number, (name, parameter) in enumerate(model.encoder.named_parameters()):
         if number % 3 and parameter.requires_grad:
             parameter.grad = torch.randn_like(parameter)
-            if number % 3 == 2 and parameter.ndim == 2 and sharing.form != "tucker":
+            if number % 3 == 2 and parameter.ndim == 2 and sharing.form not in ("tucker", "tensor_train"):
                 parameter.grad = parameter.grad.T.contiguous().T
             before[f"encoder.{name}"] = parameter.grad.clone()
     values = sharing.add_penalty_gradients(model)

@@ -3,16 +3,12 @@
 import expert_tools
 import pytest
 import torch
-from checkpointing import checkpoint_activations
-from encoders import tiny_encoders
 from expert_tools import FAMILIES, LENGTHS, hidden, model_with, move
-from gradients.steps import CPU, batch, gradients_of, step_of
+from gradients.steps import batch
 
-from mtl_cli.gradients import GradientEngine, Losses
 from mtl_cli.sharing import parameter_partition
 from mtl_cli.sharing.ple import PLE, ControlledBlocks
 from mtl_cli.types import UserError
-from mtl_cli.weighting import PCGrad
 
 SMALL = {"expert_width": 8}
 BLOCKS = {"experts": "block", "expert_noise": 0.0}
@@ -79,10 +75,7 @@ def extraction_by_loops(levels, task, states_TD, shared_gate, gate_level="token"
     ids=["defaults", "own", "block", "task"],
 )
 def test_the_start_is_the_plain_encoder(make_encoder, family, settings):
-    encoder = make_encoder(family).eval()
-    before_ND, _ = hidden(encoder)
-    after_ND, _ = hidden(attached(encoder, **settings))
-    torch.testing.assert_close(after_ND, before_ND, atol=1e-5, rtol=1e-5)
+    expert_tools.assert_starts_as_the_plain_encoder(make_encoder, PLE(**settings), family)
 
 
 @pytest.mark.parametrize("family", ["bert", "deberta-v2"])
@@ -157,14 +150,7 @@ def test_a_block_mixes_the_task_s_own_and_the_shared_copies(make_encoder, family
     ],
 )
 def test_a_task_s_rows_are_the_same_with_and_without_other_tasks(make_encoder, family, settings):
-    encoder = attached(make_encoder(family), **settings)
-    move(encoder, 0.05)
-    together_ND, layout = hidden(encoder)
-    input_ids_N, _ = tiny_encoders.rows(LENGTHS, packed=encoder.packed)
-    for task, lengths in LENGTHS.items():
-        part = tiny_encoders.rows({task: lengths}, packed=encoder.packed)[1]
-        alone_ND = encoder(input_ids_N[layout.token_slices[task]], None, part)
-        torch.testing.assert_close(together_ND[layout.token_slices[task]], alone_ND, atol=2e-5, rtol=1e-4)
+    expert_tools.assert_rows_stay_apart(make_encoder, PLE(**settings), family)
 
 
 @pytest.mark.parametrize("family", ["bert", "t5"])
@@ -220,32 +206,14 @@ def test_with_its_own_experts_in_the_shared_gate_a_task_s_experts_see_its_rows_a
     ids=["all", "own", "block"],
 )
 def test_each_task_s_gradient_comes_from_one_backward_pass(settings):
-    found = []
-    for engine in ("segmented", "per_task"):
-        model = model_of(**settings).eval()
-        move(model, 0.05)
-        weighting = PCGrad(engine=engine)
-        weighting.start(list(model.tasks), seed=1)
-        GradientEngine(model, weighting, Losses(model, "fp32", CPU)).step([[step_of(tuple(model.tasks))]])
-        found.append(gradients_of(model))
-    for name, gradient in found[1].items():
-        torch.testing.assert_close(found[0][name], gradient, atol=1e-5, rtol=1e-3)
+    expert_tools.assert_one_backward_pass_gives_each_task_s_gradient(PLE(**settings))
 
 
 @pytest.mark.parametrize("family", ["bert", "t5"])
 @pytest.mark.parametrize("settings", [SMALL, BLOCKS])
 def test_activation_checkpointing_gives_the_same_gradients(make_encoder, family, settings):
-    gradients = []
-    for checkpointing in (False, True):
-        encoder = attached(make_encoder(family), **settings)
-        move(encoder)
-        if checkpointing:
-            checkpoint_activations(encoder)
-        encoder.train()
-        torch.manual_seed(0)
-        hidden(encoder)[0].pow(2).sum().backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in encoder.blocks[2].parameters() if p.grad is not None]))
-    torch.testing.assert_close(*gradients)
+    strategy = PLE(**settings)
+    expert_tools.assert_activation_checkpointing_changes_nothing(make_encoder, strategy, family)
 
 
 @pytest.mark.parametrize("settings", [SMALL, BLOCKS])

@@ -3,9 +3,8 @@
 import pytest
 import torch
 from checkpointing import checkpoint_activations
-from encoders import tiny_encoders
-from encoders.tiny_encoders import CONFIGS, PACKED
-from sharing.columns_by_hand import COLUMNS, check_rows, drift_apart, encode, expected, plain_encoder
+from sharing import columns_by_hand
+from sharing.columns_by_hand import COLUMNS, WAYS, check_rows, drift_apart, encode, expected, plain_encoder
 
 from mtl_cli.sharing import parameter_partition
 from mtl_cli.sharing.auxiliary import collect_auxiliary_losses
@@ -13,14 +12,9 @@ from mtl_cli.sharing.sluice import Depths, Sluice, SluiceBlock, SubspaceStitch, 
 from mtl_cli.sharing.wrappers import marks_of
 from mtl_cli.types import UserError
 
-WAYS = [(family, packed) for family in CONFIGS for packed in ([True, False] if family in PACKED else [False])]
-
 
 def attached(make_encoder, family, packed=None, tasks=COLUMNS, **settings):
-    encoder = make_encoder(family, packed).eval()
-    strategy = Sluice(**settings)
-    strategy.attach(encoder, list(tasks))
-    return encoder, strategy
+    return columns_by_hand.attached(make_encoder, Sluice(**settings), family, packed, tasks)
 
 
 def blocks(encoder):
@@ -30,11 +24,8 @@ def blocks(encoder):
 @pytest.mark.parametrize(("family", "packed"), WAYS)
 @pytest.mark.parametrize("num_shared_layers", [0, 2])
 def test_the_start_is_the_plain_encoder(make_encoder, family, packed, num_shared_layers):
-    plain = make_encoder(family, packed).eval()
-    input_ids_N, layout = tiny_encoders.rows({"a": [5, 17, 2], "c": [3, 30]}, packed=packed)
-    encoder, strategy = attached(make_encoder, family, packed, num_shared_layers=num_shared_layers)
-    found_ND = strategy.encode(encoder, input_ids_N, None, layout)
-    torch.testing.assert_close(found_ND, plain(input_ids_N, None, layout), atol=1e-5, rtol=1e-5)
+    strategy = Sluice(num_shared_layers=num_shared_layers)
+    columns_by_hand.assert_starts_as_the_plain_encoder(make_encoder, strategy, family, packed)
 
 
 @pytest.mark.parametrize(("family", "packed"), WAYS)
@@ -196,12 +187,7 @@ def test_nothing_is_paid_in_evaluation_or_without_weight(make_encoder):
 
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "t5"])
 def test_a_task_s_rows_are_the_same_with_and_without_other_tasks(make_encoder, family):
-    encoder, strategy = attached(make_encoder, family, num_shared_layers=1)
-    drift_apart(encoder)
-    together_ND, input_ids_N, layout = encode(strategy, encoder)
-    for task, tokens in layout.token_slices.items():
-        alone_ND = strategy.encode(encoder, input_ids_N[tokens], None, layout.of(task))
-        torch.testing.assert_close(alone_ND, together_ND[tokens], atol=1e-5, rtol=1e-5)
+    columns_by_hand.assert_rows_stay_apart(make_encoder, Sluice(num_shared_layers=1), family)
 
 
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "t5"])
@@ -266,11 +252,7 @@ def test_after_an_error_the_next_pass_is_as_ever(make_encoder):
 
 
 def test_one_task_alone_has_the_plain_encoder(make_encoder):
-    encoder, strategy = attached(make_encoder, "bert", tasks=["a"])
-    plain = make_encoder("bert").eval()
-    assert encoder.state_dict().keys() == plain.state_dict().keys()
-    found_ND, input_ids_N, layout = encode(strategy, encoder, {"a": [4, 9]})
-    torch.testing.assert_close(found_ND, plain(input_ids_N, None, layout))
+    columns_by_hand.assert_one_task_has_the_plain_encoder(make_encoder, Sluice())
 
 
 def test_mixtures_learn_faster_than_the_encoder_and_without_decay(make_encoder):

@@ -180,7 +180,7 @@ def test_an_encoder_without_known_normalisations_is_refused(make_encoder):
 
 
 def test_the_shared_representation_is_refused():
-    assert "stand between shared layers" in TaskConditioning().why_no_representation
+    assert "stand between shared layers" in TaskConditioning().why_no_representation(3)
 
 
 @pytest.mark.parametrize("family", ["bert", "t5"])

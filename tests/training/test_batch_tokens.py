@@ -1,16 +1,26 @@
 """How many tokens go through the model at once, and that a step's update does not depend on it."""
 
 import json
+from copy import deepcopy
 
+import numpy as np
 import pytest
 import tiny_project
 import torch
+from encoders import tiny_encoders
+from gradients.steps import CPU, model_of
 from safetensors.torch import load_file
 
 from mtl_cli.cli import _main
-from mtl_cli.training.batch_tokens import fit_batch_tokens
+from mtl_cli.data import EncodedSplit
+from mtl_cli.encoders import Encoder
+from mtl_cli.gradients import GradientEngine, Losses
+from mtl_cli.model import MultiTaskModel
+from mtl_cli.training import batch_tokens
+from mtl_cli.training.batch_tokens import Tried, fit_batch_tokens, measure_batch_tokens
 from mtl_cli.training.live_memory import LiveMemory
 from mtl_cli.types import UserError
+from mtl_cli.weighting import DBMTL, RLW, Equal, GradDrop, MoDo, PCGrad
 
 
 class Machine:
@@ -25,7 +35,7 @@ class Machine:
         needed = 1_000 + 10 * tokens
         if needed > self.size:
             raise torch.OutOfMemoryError
-        return needed
+        return Tried(tokens, needed)
 
 
 def test_what_fits_follows_from_one_try():
@@ -97,3 +107,148 @@ def test_what_was_found_is_kept_in_the_run_folder(runs):
     found = json.loads((runs["auto"] / "measured.json").read_text())["batch_tokens"]
     assert found > 1_000
     assert not (runs["cut"] / "measured.json").exists()
+
+
+def split_of(lengths):
+    """Rows of these lengths, one label each."""
+    starts = np.concatenate(([0], np.cumsum(lengths)))
+    return EncodedSplit(
+        input_ids=np.full(starts[-1], 7, dtype=np.int32),
+        row_starts=starts,
+        token_type_ids=None,
+        labels=np.zeros(len(lengths), dtype=np.int64),
+        positions=None,
+        label_starts=None,
+        word_numbers=None,
+        example_numbers=np.arange(len(lengths)),
+        num_examples=len(lengths),
+    )
+
+
+SPLITS = {"mood": split_of([5, 3, 9]), "nli": split_of([4, 4])}
+
+
+def engine_of(weighting):
+    model = model_of()
+    weighting.start(list(model.tasks), seed=3)
+    return GradientEngine(model, weighting, Losses(model, "fp32", CPU))
+
+
+@pytest.fixture
+def small_machine(monkeypatch):
+    monkeypatch.setattr(batch_tokens, "_free_bytes", lambda device: 2**26)
+    monkeypatch.setattr(batch_tokens, "_FIRST_TRY", {"cpu": 16})
+
+
+@pytest.mark.usefixtures("small_machine")
+@pytest.mark.parametrize(
+    "weighting", [PCGrad(), PCGrad(warmup_steps=9), Equal(track_conflict_every=1), MoDo()], ids=str
+)
+def test_each_task_s_gradient_counts_where_the_run_s_weighting_keeps_it(weighting):
+    plain = measure_batch_tokens(engine_of(Equal()), SPLITS)
+    assert 2 * measure_batch_tokens(engine_of(weighting), SPLITS) <= plain
+
+
+@pytest.mark.usefixtures("small_machine")
+@pytest.mark.parametrize("weighting", [DBMTL(), GradDrop(), RLW(), MoDo()], ids=lambda w: type(w).__name__)
+def test_measuring_leaves_everything_as_it_was(weighting):
+    engine = engine_of(weighting)
+    before = [deepcopy(x) for x in (weighting.state_dict(), dict(engine.model.named_buffers()), torch.get_rng_state())]
+    measure_batch_tokens(engine, SPLITS)
+    after = [weighting.state_dict(), dict(engine.model.named_buffers()), torch.get_rng_state()]
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert all(parameter.grad is None for parameter in engine.model.parameters())
+
+
+@pytest.fixture
+def slots_of_passes(monkeypatch):
+    """Places of hidden states that each forward pass of a model, in training, computes."""
+    found = []
+    forward, encode = MultiTaskModel.forward, Encoder._encode_padded_group
+
+    def of_model(self, step):
+        if self.training:
+            found.append(0)
+        return forward(self, step)
+
+    def of_group(self, ids, types, layout):
+        if self.training:
+            found[-1] += layout.num_rows * layout.max_length
+        return encode(self, ids, types, layout)
+
+    monkeypatch.setattr(MultiTaskModel, "forward", of_model)
+    monkeypatch.setattr(Encoder, "_encode_padded_group", of_group)
+    return found
+
+
+@pytest.mark.parametrize("sharing", ["hard", "adapters"])
+def test_padding_counts_where_the_encoder_pads(tmp_path, slots_of_passes, sharing):
+    conf = tiny_project.write(tmp_path)
+    settings = [*tiny_project.TINY, "task=[reviews,pairs]", "encoder.packing=false", f"sharing={sharing}"]
+    settings += ["sharing.train_encoder=true"] if sharing == "adapters" else []
+    settings += ["trainer.max_steps=4", "trainer.batch_tokens=60", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert _main(["train", "--config-dir", str(conf), *settings]) == 0
+    assert len(slots_of_passes) > 4
+    assert max(slots_of_passes) <= 60
+
+
+@pytest.mark.parametrize("family", ["bert", "t5", "deberta-v2"])
+def test_slots_are_what_passes_compute(slots_of_passes, family):
+    lengths = {"a": [5, 17, 2, 60], "b": [9, 3, 3, 3] * 40}
+    of_all = np.concatenate([np.array(rows) for rows in lengths.values()])
+    model = tiny_encoders.reference_model(family)
+    encoder = Encoder(model, tiny_encoders.tokenizer(), pooling="mean", packed=False).train()
+    slots_of_passes.append(0)
+    encoder(tiny_encoders.rows(lengths, packed=False)[0], None, tiny_encoders.rows(lengths, packed=False)[1])
+    assert encoder.num_slots(of_all) == slots_of_passes[0] > of_all.sum()
+    assert (
+        family not in tiny_encoders.PACKED
+        or Encoder(model, tiny_encoders.tokenizer(), pooling="mean", packed=True).num_slots(of_all) == of_all.sum()
+    )
+
+
+def test_out_of_memory_after_auto_says_what_helps_and_the_run_goes_on_with_half(tmp_path, monkeypatch, capsys):
+    conf = tiny_project.write(tmp_path)
+    run = tmp_path / "run"
+    settings = ["train", "--config-dir", str(conf), *tiny_project.TINY, "task=[reviews]", "trainer.max_steps=4"]
+    monkeypatch.setattr(batch_tokens, "_free_bytes", lambda device: 2**28)
+    step = GradientEngine.step
+
+    def full(self, parts, tasks=None):
+        if tasks is not None and self.weighting.num_steps == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+        return step(self, parts, tasks)
+
+    monkeypatch.setattr(GradientEngine, "step", full)
+    words = [*settings, "trainer.batch_tokens=auto", "trainer.checkpoint_every_steps=1", f"hydra.run.dir={run}"]
+    assert _main(words) == 2
+    measured = json.loads((run / "measured.json").read_text())["batch_tokens"]
+    message = capsys.readouterr().err
+    assert f"at step 3, although the {2 * measured:,} tokens at once that trainer.batch_tokens=auto found" in message
+    assert f"resume={run} goes on with {measured:,} at once" in message
+    assert "Set trainer.batch_tokens=auto" not in message
+    assert "trainer.activation_checkpointing=true" in message
+    monkeypatch.setattr(GradientEngine, "step", step)
+    assert _main(["train", f"resume={run}"]) == 0
+    assert json.loads((run / "measured.json").read_text())["batch_tokens"] == measured
+
+
+def test_out_of_memory_names_the_setting_that_is_too_high(tmp_path, monkeypatch, capsys):
+    conf = tiny_project.write(tmp_path)
+    settings = ["train", "--config-dir", str(conf), *tiny_project.TINY, "task=[reviews]", "trainer.max_steps=2"]
+
+    def full(self, step):
+        if not self.training or "trainer.batch_tokens=50" in extra:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, step)
+
+    forward = MultiTaskModel.forward
+    monkeypatch.setattr(MultiTaskModel, "forward", full)
+    for number, (extra, said) in enumerate(
+        [
+            (["trainer.batch_tokens=50"], r"at step 1. Lower trainer.batch_tokens (now 50, try 25)"),
+            ([], r"in the evaluation of step 2. Lower trainer.evaluation_batch_tokens (now 8192)"),
+        ]
+    ):
+        assert _main([*settings, *extra, f"hydra.run.dir={tmp_path / str(number)}"]) == 2
+        assert said in capsys.readouterr().err

@@ -21,11 +21,15 @@ MORE_THAN_INNER_PRODUCTS = ("db_mtl", "excess_mtl", "moco", "modo", "sdmgrad")
 
 
 class Run:
-    """A model in training, dropout on."""
+    """A model in training, dropout on.
+
+    With the settings of the YAML, rows of the word embedding wait to be read; with others they do not.
+    """
 
     def __init__(self, name, **settings):
         self.model = model_of().train()
-        self.optimizer = AdamW(lr=1e-3).build(self.model)
+        self.optimizer = AdamW(lr=1e-3).build(self.model, lazy=not settings)
+        assert self.optimizer.is_lazy != bool(settings)
         self.weighting = instantiate({**yaml.safe_load((CONF / f"{name}.yaml").read_text()), **settings})
         self.weighting.start(list(self.model.tasks), seed=3, steps_per_epoch=2)
         self.engine = GradientEngine(self.model, self.weighting, Losses(self.model, "fp32", CPU))
@@ -34,6 +38,8 @@ class Run:
         steps = [step_of(tasks_of_step(self.weighting, number), seed=number)]
         if self.weighting.num_batches > 1:
             steps = [step_of(tasks_of_step(self.weighting, number), seed=10 * number + i) for i in range(3)]
+        if self.optimizer.is_lazy:
+            self.optimizer.catch_up(self.model.encoder.ids_read(steps))
         self.engine.step([halves(step) if number == 2 else [step] for step in steps])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -58,6 +64,7 @@ class Run:
         restore_generators(state["generators"])
 
     def weights(self):
+        self.optimizer.catch_up()
         return {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
 
 
