@@ -3,6 +3,7 @@
 import expert_tools
 import pytest
 import torch
+from encoders import tiny_encoders
 from expert_tools import FAMILIES, LENGTHS, hidden, model_with, move
 from gradients.steps import CPU, batch, step_of
 from torch.nn.functional import gelu
