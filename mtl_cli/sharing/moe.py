@@ -235,7 +235,7 @@ class WithRoutedExperts(Wrapper):
         outputs = torch.cat([expert(part) for expert, part in zip(self.experts, sorted_tokens, strict=True)])
         # Back in the order of the choices: a sum over k in a fixed order, where adding by index would have none.
         in_order: torch.Tensor = _FromExperts.apply(outputs, places)
-        return (gates_Nk[..., None] * in_order.unflatten(0, experts_Nk.shape)).sum(1)
+        return (gates_Nk[..., None] * in_order).sum(1)
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ class Places:
 
     Attributes:
         sizes: places of each expert, E numbers.
-        of_choice: the place of each of the N k choices, int64.
+        of_choice: the place of each choice, int64 (N, k).
         token_of: the token in each place, int64 (P,); in those to spare, the first.
     """
 
@@ -270,7 +270,7 @@ class Places:
         of_choice = torch.empty_like(choice).scatter(0, by_expert, numbers) + (spare_E.cumsum(0) - spare_E)[choice]
         sizes = sizes_E.tolist()
         token_of = choice.new_zeros(sum(sizes)).scatter(0, of_choice, numbers // experts_Nk.shape[1])
-        return cls(sizes, of_choice, token_of)
+        return cls(sizes, of_choice.view_as(experts_Nk), token_of)
 
 
 class _ToExperts(torch.autograd.Function):
@@ -278,26 +278,29 @@ class _ToExperts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tokens_ND: torch.Tensor, places: Places) -> torch.Tensor:
-        ctx.places, ctx.num_tokens = places, len(tokens_ND)
+        ctx.places = places
         return tokens_ND.index_select(0, places.token_of)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_PD: torch.Tensor) -> tuple[torch.Tensor, None]:
-        of_choices = gradient_PD.index_select(0, ctx.places.of_choice)
-        return of_choices.unflatten(0, (ctx.num_tokens, -1)).sum(1), None
+        return _of_choices(gradient_PD, ctx.places).sum(1), None
 
 
 class _FromExperts(torch.autograd.Function):
-    """Places (P, D) to choices (N k, D); backwards those to spare get 0."""
+    """Places (P, D) to choices (N, k, D); backwards those to spare get 0."""
 
     @staticmethod
     def forward(ctx: Any, outputs_PD: torch.Tensor, places: Places) -> torch.Tensor:
         ctx.places = places
-        return outputs_PD.index_select(0, places.of_choice)
+        return _of_choices(outputs_PD, places)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        shape = (len(ctx.places.token_of), gradient.shape[-1])
-        return gradient.new_zeros(shape).index_copy_(0, ctx.places.of_choice, gradient), None
+    def backward(ctx: Any, gradient_NkD: torch.Tensor) -> tuple[torch.Tensor, None]:
+        zeros_PD = gradient_NkD.new_zeros(len(ctx.places.token_of), gradient_NkD.shape[-1])
+        return zeros_PD.index_copy_(0, ctx.places.of_choice.flatten(), gradient_NkD.flatten(0, 1)), None
+
+
+def _of_choices(values_PD: torch.Tensor, places: Places) -> torch.Tensor:
+    return values_PD.index_select(0, places.of_choice.flatten()).unflatten(0, places.of_choice.shape)

@@ -1,5 +1,7 @@
 """Sparse mixture of experts: routing, balance, and whose router it is."""
 
+from types import SimpleNamespace
+
 import expert_tools
 import pytest
 import torch
@@ -78,7 +80,7 @@ def test_padding_is_routed_nowhere(make_encoder, family, monkeypatch):
     (places,) = found
     assert layout.num_tokens == 66
     assert len(places.of_choice.unique()) == 2 * 66
-    assert torch.equal(places.token_of[places.of_choice], torch.arange(66).repeat_interleave(2))
+    assert torch.equal(places.token_of[places.of_choice], torch.arange(66)[:, None].expand(66, 2))
     is_padding_BT = ~layout.padding(CPU).is_real_BT
     assert torch.equal(seen["output"][is_padding_BT], layer.wrapped(seen["inputs"])[is_padding_BT])
 
@@ -87,13 +89,21 @@ def test_places_stand_expert_after_expert_in_multiples_of_64():
     # Three tokens with two experts each: 2 and 0, 0 and 3, 2 and 3; none takes expert 1.
     places = Places.of(torch.tensor([[2, 0], [0, 3], [2, 3]]), 4)
     assert places.sizes == [64, 0, 64, 64]
-    assert places.of_choice.tolist() == [64, 0, 1, 128, 65, 129]
+    assert places.of_choice.tolist() == [[64, 0], [1, 128], [65, 129]]
     assert {place: places.token_of[place].item() for place in (0, 1, 64, 65, 128, 129)} == {
         0: 0, 1: 1, 64: 0, 65: 2, 128: 1, 129: 2
     }  # fmt: skip
     assert len(places.token_of) == 192
     # 65 choices of one expert take two times 64 places.
     assert Places.of(torch.zeros(65, 1, dtype=torch.int64), 2).sizes == [128, 0]
+
+
+def test_no_tokens_are_sent_nowhere_and_experts_have_gradients_of_zero(make_encoder):
+    (layer,) = layers_of(attached(make_encoder("bert"), **SMALL, blocks=[1], task_conditioned=False))
+    tokens_ND = torch.zeros(0, layer.experts[0].down.in_features, requires_grad=True)
+    layer._change(tokens_ND, SimpleNamespace(token_slices={})).sum().backward()
+    assert tokens_ND.grad.shape == tokens_ND.shape
+    assert not any(parameter.grad.any() for parameter in layer.experts.parameters())
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 4])
