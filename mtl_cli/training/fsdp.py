@@ -76,11 +76,13 @@ def load_weights(model: nn.Module, path: str) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
-    tensors = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
-    once = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
     kept = model.state_dict().keys()
-    missing = [name for name in once if name in kept and name not in saved]
-    unexpected = sorted(saved.keys() - (tensors.keys() & kept))
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    tensors = {name: tensor for name, tensor in named if name in kept}
+    # A tensor of several names is saved under one of them: of a whole model under another than of a divided one.
+    found = {id(tensors[name]) for name in saved.keys() & tensors.keys()}
+    missing = [name for name, tensor in tensors.items() if id(tensor) not in found]
+    unexpected = sorted(saved.keys() - tensors.keys())
     if missing or unexpected:
         raise UserError(
             f"{path}: not the weights of this model; missing: {_some(missing)}; unexpected: {_some(unexpected)}"

@@ -2,9 +2,11 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file, save_model
 
 from mtl_cli.training import Checkpoints
 from mtl_cli.training import checkpoint as module
+from mtl_cli.training.fsdp import load_weights
 from mtl_cli.types import UserError
 
 
@@ -109,3 +111,33 @@ def test_the_best_weights_stay_until_a_checkpoint_knows_of_better_ones(tmp_path)
     checkpoints.remove_other_bests(2)
     with pytest.raises(UserError, match="best-00000001"):
         checkpoints.load_best(1, other)
+
+
+class Tied(torch.nn.Module):
+    """One weight of two names."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.shared, self.again, self.other = (torch.nn.Embedding(2, 3) for _ in range(3))
+        self.again.weight = self.shared.weight
+        for parameter in self.parameters():
+            torch.nn.init.constant_(parameter, value)
+
+
+@pytest.mark.parametrize("name", ["again.weight", "shared.weight"])
+def test_parts_take_a_weight_of_two_names_under_either(name, tmp_path):
+    """A whole model is saved under the first name by the alphabet, a divided one under that of its first module."""
+    file = str(tmp_path / "model.safetensors")
+    save_model(Tied(1.0), file)
+    assert load_file(file).keys() == {"again.weight", "other.weight"}
+    save_file({name: torch.ones(2, 3), "other.weight": torch.ones(2, 3)}, file)
+    model = Tied(0.0)
+    load_weights(model, file)
+    assert all(bool((parameter == 1.0).all()) for parameter in model.parameters())
+    assert model.again.weight is model.shared.weight
+    save_file({name: torch.ones(2, 3)}, file)
+    with pytest.raises(UserError, match=r"missing: other.weight; unexpected: none"):
+        load_weights(model, file)
+    save_file({"other.weight": torch.ones(2, 3)}, file)
+    with pytest.raises(UserError, match=r"missing: shared.weight, again.weight; unexpected: none"):
+        load_weights(model, file)
