@@ -40,7 +40,11 @@ def users_files_first(folder: Path | None) -> Iterator[None]:
 
     Hydra itself looks into `--config-dir` last.
     """
+    from hydra.core.plugins import Plugins
+
     plugin = _users_folder()
+    # Each time: a launcher whose jobs run in this process (joblib's with one) starts with new plugins.
+    Plugins.instance().register(plugin)
     former, plugin.folder = plugin.folder, folder
     try:
         yield
@@ -50,9 +54,8 @@ def users_files_first(folder: Path | None) -> Iterator[None]:
 
 @functools.cache
 def _users_folder() -> Any:
-    """Hydra's plugin that puts the user's folder in front of the shipped one, registered once."""
+    """Hydra's plugin that puts the user's folder in front of the shipped one."""
     from hydra.core.config_search_path import ConfigSearchPath
-    from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
     class UsersFolder(SearchPathPlugin):
@@ -62,7 +65,6 @@ def _users_folder() -> Any:
             if self.folder is not None:
                 search_path.prepend("command-line", f"file://{self.folder.resolve()}", anchor="main")
 
-    Plugins.instance().register(UsersFolder)
     return UsersFolder
 
 

@@ -3,6 +3,7 @@ import io
 import pytest
 import yaml
 from hydra import initialize_config_dir
+from hydra.core.singleton import Singleton
 
 from mtl_cli.cli import _main
 from mtl_cli.launching.composing import compose_multirun, hydra_session, plain_config
@@ -145,6 +146,13 @@ def test_sweeps_and_studies_take_a_user_s_file_first_too(users_folder):
         assert is_the_user_s(plain_config(compose_multirun(hydra, "train", words)))
     with users_files_first(users_folder), initialize_config_dir(str(conf_dir()), version_base="1.3"):
         assert is_the_user_s(compose_train(words, [conf_dir(), users_folder]))
+
+
+def test_a_launcher_that_starts_with_new_plugins_in_this_process_changes_nothing(users_folder):
+    with hydra_session(conf_dir(), users_folder):
+        Singleton.set_state(Singleton.get_state())  # as hydra-joblib-launcher does before each job
+    with hydra_session(conf_dir(), users_folder) as hydra:
+        assert is_the_user_s(plain_config(compose_multirun(hydra, "train", ["task=[glue/sst2,glue/rte]"])))
 
 
 def test_what_is_listed_is_the_user_s_file(users_folder):
