@@ -140,12 +140,16 @@ class SharingStrategy(ABC):
         return {}
 
     def penalised_parameters(self, model: MultiTaskModel) -> Sequence[nn.Parameter]:
-        """Return the parameters that `penalties` and `start_step` read, which hence have to be up to date in each step.
+        """Return the parameters that penalties and `start_step` read, which hence have to be up to date in each step.
 
-        Unless a strategy with penalties says which, all of them; then no row of the word embedding waits for being read
-        (`optimizer.lazy_embedding`).
+        Unless a strategy that has either says which, all of them; then no row of the word embedding waits for being
+        read (`optimizer.lazy_embedding`).
         """
-        return [] if type(self).penalties is SharingStrategy.penalties else list(model.parameters())
+        own, plain = type(self), SharingStrategy
+        reads_none = (own.start_step, own.penalties, own.add_penalty_gradients) == (
+            plain.start_step, plain.penalties, plain.add_penalty_gradients
+        )  # fmt: skip
+        return [] if reads_none else list(model.parameters())
 
     def add_penalty_gradients(self, model: MultiTaskModel) -> dict[str, torch.Tensor]:
         """Add the gradients of the penalties to `.grad`, and return their values, without graphs.
