@@ -81,6 +81,7 @@ class Loop:
         self.unchecked: list[tuple[int, StepResult, torch.Tensor]] = []
         self.window = Window()
         self.warned_of_few_rows = False
+        self.parts: list[list[Step]] = []  # of the step that is being made, or was last
         run.weighting.start(tuple(self.tasks), seed=run.seed, steps_per_epoch=self.steps_per_epoch)
         longest_row = max(int(split.lengths.max()) for data in run.data.values() for split in data.splits.values())
         encoder = self.model.encoder
@@ -145,7 +146,7 @@ class Loop:
                 f"{where}. Set trainer.batch_tokens=auto (or raise trainer.num_micro_batches), lower "
                 f"sampler.batch_size (or set sampler.max_tokens), or {else_helps}."
             )
-        lower = max(1, int(self.batch_tokens) // 2)
+        lower = max(1, int(min(self.batch_tokens, self._most_at_once())) // 2)
         if settings.batch_tokens != "auto":
             return f"{where}. Lower trainer.batch_tokens (now {settings.batch_tokens}, try {lower}), or {else_helps}."
         write_measured(self.run.folder, _BATCH_TOKENS, lower)
@@ -156,12 +157,19 @@ class Loop:
             f"{else_helps}."
         )
 
+    def _most_at_once(self) -> float:
+        """Tokens of the step's largest micro-batch: a bound above them would change nothing."""
+        pieces = [list(piece.values()) for part in self.parts for piece in part if piece]
+        lengths = [np.concatenate([batch.lengths_B.cpu().numpy() for batch in piece]) for piece in pieces]
+        return max(map(self.model.encoder.num_slots, lengths), default=math.inf)
+
     # One step
 
     def _train_step(self) -> None:
         state, settings = self.state, self.settings
         began = time.monotonic()
         parts, tokens_of_tasks = self._parts_of_step()
+        self.parts = parts
         self.model.sharing.start_step(self.model, TrainingMoment(state.step, self.total_steps, self.steps_per_epoch))
         if self.optimizer.is_lazy:
             self.optimizer.catch_up(self.model.encoder.ids_read(batch for part in parts for batch in part))

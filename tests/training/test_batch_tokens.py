@@ -207,15 +207,18 @@ def test_slots_are_what_passes_compute(slots_of_passes, family):
     )
 
 
-def test_out_of_memory_after_auto_says_what_helps_and_the_run_goes_on_with_half(tmp_path, monkeypatch, capsys):
+def test_out_of_memory_after_auto_says_what_helps_and_the_run_goes_on_with_half_the_step(tmp_path, monkeypatch, capsys):
     conf = tiny_project.write(tmp_path)
     run = tmp_path / "run"
     settings = ["train", "--config-dir", str(conf), *tiny_project.TINY, "task=[reviews]", "trainer.max_steps=4"]
     monkeypatch.setattr(batch_tokens, "_free_bytes", lambda device: 2**28)
     step = GradientEngine.step
+    at_once, before = [], []
 
     def full(self, parts, tasks=None):
         if tasks is not None and self.weighting.num_steps == 2:
+            at_once.extend(int(batch.lengths_B.sum()) for batch in parts[0][0].values())
+            before.append(json.loads((run / "measured.json").read_text())["batch_tokens"])
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
         return step(self, parts, tasks)
 
@@ -223,8 +226,10 @@ def test_out_of_memory_after_auto_says_what_helps_and_the_run_goes_on_with_half(
     words = [*settings, "trainer.batch_tokens=auto", "trainer.checkpoint_every_steps=1", f"hydra.run.dir={run}"]
     assert _main(words) == 2
     measured = json.loads((run / "measured.json").read_text())["batch_tokens"]
+    assert measured == at_once[0] // 2  # half of what was found would have left the step whole
+    assert before[0] > 4 * measured
     message = capsys.readouterr().err
-    assert f"at step 3, although the {2 * measured:,} tokens at once that trainer.batch_tokens=auto found" in message
+    assert f"at step 3, although the {before[0]:,} tokens at once that trainer.batch_tokens=auto found" in message
     assert f"resume={run} goes on with {measured:,} at once" in message
     assert "Set trainer.batch_tokens=auto" not in message
     assert "trainer.activation_checkpointing=true" in message
