@@ -106,6 +106,8 @@ def test_aims_follow_from_the_figures(gpu_check):
         (aim,) = (aim for aim in gpu_check.aims_of(found) if "compiled" in aim)
         assert aim.startswith("step, BERT-base: compiled at least 1.15 times as fast (1.15 measured)")
         assert gpu_check.aims_of(found)[aim] is fast
+    found["step, BERT-base, compiled"] = {"failed": "exit status 1"}
+    assert gpu_check.aims_of(found)["step, BERT-base: compiled at least 1.15 times as fast"] is None
 
 
 def test_benchmarks_that_fail_or_have_no_time_left_are_said_so(gpu_check, tmp_path, monkeypatch):
