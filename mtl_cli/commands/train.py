@@ -81,9 +81,10 @@ def train(config: dict[str, Any], output_folder: Path, overrides: list[str]) -> 
     with processes_of_run(_device_setting(config), ending) as processes:
         opened = _open(config, output_folder, overrides, processes) if is_main() else None
         path, config, resume = from_main(opened)
-        folder = ending.folder = RunFolder(path)
-        check_folder_in_common(folder.path)
+        folder = RunFolder(path)
         with folder.in_use() if is_main() else nullcontext():
+            ending.folder = folder  # not before it is held: a run that another process trains has not failed
+            check_folder_in_common(folder.path)
             _train_in(folder, config, resume, processes)
     return 0
 

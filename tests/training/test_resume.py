@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import tiny_project
 from safetensors.torch import load_file
 
 from mtl_cli.cli import _main
-from mtl_cli.tracking import read_metrics, without_clock
+from mtl_cli.tracking import RunFolder, read_metrics, without_clock
 
 OVERRIDES = [
     *tiny_project.TINY,
@@ -114,3 +115,16 @@ def test_a_checkpoint_holds_the_optimizer_and_the_generators(conf, tmp_path):
 def test_what_cannot_be_resumed_is_said(finished_run, arguments, message, capsys):
     assert _main(["train", *(argument.format(run=finished_run) for argument in arguments)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_run_that_another_process_trains_is_refused_and_left_as_it_is(finished_run, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps({**results, "status": "running"}))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with RunFolder(run).in_use():
+        assert _main(["train", f"resume={run}"]) == 2
+    assert f"Another process trains the run in {run}" in " ".join(capsys.readouterr().err.split())
+    after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.suffix != ".lock"}
+    assert after == {path: content for path, content in before.items() if path.suffix != ".lock"}
