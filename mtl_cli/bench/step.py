@@ -47,7 +47,8 @@ def bench_step(work: Work, settings: BenchSettings, load: float, rerun: Rerun) -
     del shown[1]
     notes = [
         *remarks(settings, ceilings, found, work),
-        f"a round is {speed.updates:,} step{'s' if speed.updates != 1 else ''} with about {speed.rows:,} rows, which the sampler takes from all data",
+        f"a round is {speed.updates:,} {'step' if speed.updates == 1 else 'steps'} with about {speed.rows:,} rows, "
+        "which the sampler takes from all data",
         f"an epoch over all of the data: {epoch_steps:,} steps, about {_duration(seconds_of_step * epoch_steps)} "
         "besides evaluation and checkpoints",
     ]
