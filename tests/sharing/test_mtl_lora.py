@@ -56,7 +56,7 @@ def test_the_first_step_sees_the_plain_encoder(make_encoder, family):
     before_ND, _ = hidden(encoder)
     MTLLoRA().attach(encoder, ["a", "b", "c"])
     assert len(updates(encoder)) == 3 * (1 if family == "deberta-v2" else 2)
-    torch.testing.assert_close(hidden(encoder)[0], before_ND, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(hidden(encoder)[0], before_ND, atol=1e-5, rtol=1e-5)
 
 
 def by_loops(layer, name, update, x_ND, task, *, scaling, temperature):
