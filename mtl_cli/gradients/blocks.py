@@ -14,6 +14,10 @@ from mtl_cli.precision import at_least_float32, wide_dtype
 
 # Numbers of a parameter that are worked on at once: a piece of all tasks' gradients stays in a processor's cache.
 _PIECE = 65_536
+# Of a product whose sums are this long in float32 BLAS computes many side by side, and faster than one with long sums.
+_RUN = 4096
+# Numbers of all tasks together that are multiplied at once.
+_MULTIPLIED_AT_ONCE = 2**21
 
 
 def pieces(values_KP: torch.Tensor, size: int = _PIECE) -> list[slice]:
@@ -77,10 +81,15 @@ class DenseBlock(Block):
         left_KP, right_KP = self.values.flatten(1), other_dense.values.flatten(1)
         wide = wide_dtype(left_KP.dtype)
         total_KK = torch.zeros(len(left_KP), len(right_KP), dtype=torch.float64, device=left_KP.device)
-        for part in pieces(left_KP):
+        for part in pieces(left_KP, max(_MULTIPLIED_AT_ONCE // len(left_KP), _RUN)):
             left = left_KP[:, part].to(wide)
             right = left if other is None else right_KP[:, part].to(wide)
-            total_KK += left @ right.T
+            in_runs = left.shape[1] // _RUN * _RUN
+            if in_runs:
+                runs = [side[:, :in_runs].unflatten(1, (-1, _RUN)).transpose(0, 1) for side in (left, right)]
+                total_KK += torch.bmm(runs[0], runs[1].mT).sum(0, dtype=torch.float64)
+            if in_runs < left.shape[1]:
+                total_KK += left[:, in_runs:] @ right[:, in_runs:].T
         return total_KK
 
     def combine(self, weights_K: torch.Tensor) -> torch.Tensor:
