@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import statistics
 import tempfile
@@ -27,6 +28,8 @@ from mtl_cli.evaluation import Evaluator
 from mtl_cli.evaluation.evaluator import batches_by_length
 from mtl_cli.precision import autocast
 from mtl_cli.training import Linear, seed_everything
+
+log = logging.getLogger(__name__)
 
 _EVALUATION_TOKENS = 8192
 
@@ -61,12 +64,15 @@ def bench_scores(work_of_seed: Callable[[int], Work], seeds: Sequence[int], load
         seeds: the seeds.
         load: of the machine at the start.
     """
-    ours, theirs = [], []
+    ours: list[Trained] = []
+    theirs: list[Trained] = []
     for seed in seeds:
         work = work_of_seed(seed)
         check_sampler_of_both(work)
-        ours.append(train_ours(work))
-        theirs.append(train_tuned(work))
+        for found, name, train in ((ours, "ours", train_ours), (theirs, "B2", train_tuned)):
+            trained = train(work)
+            found.append(trained)
+            log.info("seed %d, %s: %s", seed, name, _in_words(work, trained))
     rows = []
     figures: dict[str, dict[str, Any]] = {}
     for name, task in work.tasks.items():
@@ -103,6 +109,15 @@ def bench_scores(work_of_seed: Callable[[int], Work], seeds: Sequence[int], load
             )
         },
     )
+
+
+def _in_words(work: Work, trained: Trained) -> str:
+    """One line on what training came to."""
+    scores = ", ".join(
+        f"{name} {task.main_metric} {trained.metrics[name][task.main_metric or '']:.4f}"
+        for name, task in work.tasks.items()
+    )
+    return f"{scores} after {trained.seconds:,.0f} s of steps"
 
 
 def check_settings_of_both(config: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from mtl_cli.bench.peak_of_variant import Rerun
@@ -51,7 +52,13 @@ def bench(config: Mapping[str, Any], rerun: Rerun, words: list[str]) -> int:
     for warning in settings.without_effect(choice.of):
         log.warning("%s", warning)
     watch = LoadWatch(settings.force)
-    report = _measure(choice.of, composed, settings, watch.load, rerun, words)
+    try:
+        report = _measure(choice.of, composed, settings, watch.load, rerun, words)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"the GPU ran out of memory in what was measured ({str(error).splitlines()[0]}). Lower sampler.batch_size, "
+            "set trainer.batch_tokens=auto or trainer.activation_checkpointing=true, or lower tasks.<name>.max_length"
+        ) from error
     if report is not None:
         report.machine = {**report.machine, **watch.end()}
         report.notes += watch.warnings()

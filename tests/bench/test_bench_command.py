@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_project import TINY
 
 from mtl_cli.cli import _main
@@ -114,7 +116,8 @@ def test_a_variant_in_another_precision_has_a_ceiling_of_its_own(bench):
     assert "G operations a second in bf16; " in printed
 
 
-def test_scores_stand_side_by_side(bench):
+def test_scores_stand_side_by_side(bench, caplog):
+    caplog.set_level(logging.INFO, logger="mtl_cli.bench")
     words = ["sampler=proportional", "sampler.batch_size=32", "schedule.warmup_fraction=0.1"]
     printed, report = bench("of=trainer", "bench.scores=true", "bench.seeds=[1,2]", "trainer.epochs=1", *words)
     tasks = report["figures"]["tasks"]
@@ -125,6 +128,14 @@ def test_scores_stand_side_by_side(bench):
     (aim,) = report["aims"]
     assert aim.startswith("scores equal within noise")
     assert "names span_f1" in printed
+    told = [message for message in caplog.messages if message.endswith(" s of steps")]
+    assert [message.split(":")[0] for message in told] == [
+        "seed 1, ours",
+        "seed 1, B2",
+        "seed 2, ours",
+        "seed 2, B2",
+    ]
+    assert f"reviews accuracy {tasks['reviews']['B2'][1]:.4f}, names span_f1 " in told[-1]
 
 
 def test_numbers_of_tasks_are_measured(bench):
@@ -224,6 +235,18 @@ def test_scores_refuse_what_would_train_the_two_sides_otherwise(words, message, 
     command = ["bench", "--config-dir", str(project), *TINY[:-1], "task=[reviews,names]", "bench.force=true"]
     assert _main([*command, "of=trainer", "bench.scores=true", *words]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_memory_that_runs_out_is_said_in_a_sentence(monkeypatch, tmp_path, capsys):
+    def run_out(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mtl_cli.commands.bench._measure", run_out)
+    assert _main(["bench", "bench.force=true", *SMALL]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "the GPU ran out of memory in what was measured (CUDA out of memory. Tried to allocate 2 GiB.)" in message
+    assert "Lower sampler.batch_size" in message
 
 
 def can_reset_peaks():
