@@ -356,7 +356,8 @@ def _check_together(objects: Mapping[str, Any]) -> list[str]:
         lambda: objects["encoder"].check_settings(),
         lambda: objects["sharing"].check_tasks(names),
         lambda: num_blocks is None or objects["sharing"].check_num_blocks(num_blocks),
-        lambda: shape is None or objects["sharing"].check_encoder(shape),
+        lambda: _check_sharing_fits_encoder(objects["sharing"], shape),
+        lambda: not (users := _users_of_heads(tasks)) or objects["sharing"].check_shared_heads(users),
         lambda: objects["weighting"].start(names),
         lambda: (
             num_blocks is None
@@ -374,6 +375,20 @@ def _check_together(objects: Mapping[str, Any]) -> list[str]:
         except UserError as error:
             problems.append(str(error))
     return list(dict.fromkeys(problems))  # blocks may be asked for twice
+
+
+def _users_of_heads(tasks: Mapping[str, Any]) -> list[str]:
+    """The tasks that use another task's head."""
+    return [name for name, task in tasks.items() if task.share_head_with is not None]
+
+
+def _check_sharing_fits_encoder(sharing: Any, shape: Any) -> None:
+    """Refuse families without blocks for what is put into blocks, and what else does not fit; None is not known."""
+    if shape is None:
+        return
+    if sharing.needs_blocks():
+        shape.check_has_blocks("sharing")
+    sharing.check_encoder(shape)
 
 
 def _check_frozen_encoder(sharing: Any, encoder: Any) -> None:

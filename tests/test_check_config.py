@@ -3,6 +3,7 @@ import re
 import pytest
 from compose import composed
 from encoders.tiny_encoders import CONFIGS
+from transformers import AutoConfig
 
 from mtl_cli.check_config import ConfigError, check_config, check_settings
 from mtl_cli.cli import conf_dir
@@ -314,16 +315,55 @@ def hub_folders(tmp_path_factory):
             ["encoder.config_overrides={num_hidden_layers: 2}", "sharing=adapters", "sharing.blocks=[2]"],
             [r"sharing\.blocks: found \[2\], but the encoder has 2 blocks"],
         ),
+        *(
+            ("albert", [f"sharing={name}", *more], [r"sharing needs an encoder with a list of 2 blocks, .*'albert'"])
+            for name, *more in (
+                ["soft_l2"], ["cross_stitch"], ["layer_mix"], ["adashare"], ["adapters"], ["task_conditioning"],
+                ["ple"], ["mmoe", "sharing.experts=block"], ["hard", "sharing.num_shared_layers=1"],
+            )
+        ),
+        *(
+            ("mpnet", [f"sharing={name}"], [r"'mpnet' model has weights outside .*sharing\.num_shared_layers to 1 or"])
+            for name in ("soft_trace_norm", "cross_stitch", "sluice", "grouped")
+        ),
         ("bert", ["weighting=pcgrad", "weighting.scope=4"], [r"weighting\.scope: found 4, but tasks share 3 blocks"]),
     ],
-)
+)  # fmt: skip
 def test_what_does_not_fit_a_models_config_is_refused_before_its_weights_are_loaded(
-    family, overrides, messages, hub_folders
+    family, overrides, messages, hub_folders, tmp_path
 ):
-    found = problems("encoder=huggingface", f"encoder.path={hub_folders[family]}", *overrides)
+    path = hub_folders.get(family) or config_alone(tmp_path, family)
+    found = problems("encoder=huggingface", f"encoder.path={path}", *overrides)
     assert len(found) == len(messages)
     for text, message in zip(found, messages, strict=True):
         assert re.search(message, text), text
+
+
+def config_alone(folder, family):
+    shape = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
+    AutoConfig.for_model(family, vocab_size=300, **shape).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides"),
+    [
+        ("albert", ["sharing=hard"]),
+        ("albert", ["sharing=mtrl", "sharing.prior_on=heads"]),
+        ("mpnet", ["sharing=cross_stitch", "sharing.num_shared_layers=1"]),
+    ],
+)
+def test_what_does_without_blocks_or_shares_what_cannot_be_split_fits(family, overrides, tmp_path):
+    check_config(composed("encoder=huggingface", f"encoder.path={config_alone(tmp_path, family)}", *overrides))
+
+
+def test_a_prior_on_heads_is_refused_where_tasks_have_one_together():
+    config = composed("sharing=mtrl", "sharing.prior_on=heads")
+    config["tasks"]["again"] = {**config["tasks"]["sentiment"], "share_head_with": "sentiment"}
+    with pytest.raises(ConfigError) as caught:
+        check_config(config)
+    (found,) = caught.value.problems
+    assert "sharing.prior_on: found 'heads', but again have one head together with another task" in found
 
 
 def test_what_a_config_that_cannot_be_read_says_is_left_to_loading(tmp_path):

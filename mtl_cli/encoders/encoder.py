@@ -18,7 +18,7 @@ from mtl_cli.encoders.dropout import use_fast_dropout
 from mtl_cli.encoders.families import check_packing, first_position, max_length, takes_token_types
 from mtl_cli.encoders.grouping import group_for_passes
 from mtl_cli.encoders.layout import Layout
-from mtl_cli.encoders.shape import EncoderShape, check_num_frozen_blocks
+from mtl_cli.encoders.shape import EncoderShape, check_num_frozen_blocks, no_blocks
 from mtl_cli.encoders.sites import Site, SiteName, check_sites, find_sites
 from mtl_cli.types import Pooling, Step, UserError
 
@@ -102,10 +102,7 @@ class Encoder(nn.Module):
             UserError: this family has no list of blocks.
         """
         if self._blocks_path is None:
-            raise UserError(
-                f"{setting} needs an encoder with a list of {self.model.config.num_hidden_layers} blocks, which a "
-                f"'{self.model.config.model_type}' model does not have. Leave it out, or choose another encoder."
-            )
+            raise UserError(no_blocks(setting, self.family, self.model.config.num_hidden_layers))
         return self.blocks
 
     def forward(self, input_ids_N: torch.Tensor, token_type_ids_N: torch.Tensor | None, layout: Layout) -> torch.Tensor:

@@ -9,6 +9,9 @@ from mtl_cli.types import UserError
 PACKED_FAMILIES = frozenset({"bert", "roberta", "xlm-roberta", "electra", "distilbert", "gpt2", "modernbert"})
 """Model types whose attention goes through transformers' `AttentionInterface` and whose positions can be given."""
 
+FAMILIES_OF_ONE_BLOCK = frozenset({"albert"})
+"""Model types that run one block over and over, and so have no list of blocks."""
+
 _POSITIONS_AFTER_PADDING = frozenset({"roberta", "xlm-roberta"})
 
 _DROPOUT_FIELDS = (

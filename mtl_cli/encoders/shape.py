@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mtl_cli.encoders.families import FAMILIES_OF_ONE_BLOCK
 from mtl_cli.types import UserError
 
 
@@ -31,6 +32,23 @@ class EncoderShape:
         if not isinstance(num_blocks, int) or not isinstance(hidden_size, int):
             return None
         return cls(config.model_type, num_blocks, hidden_size, getattr(config, "num_attention_heads", None) or 1)
+
+    def check_has_blocks(self, setting: str) -> None:
+        """Refuse families that are known to have no list of blocks.
+
+        Raises:
+            UserError: naming the setting that asks for one.
+        """
+        if self.family in FAMILIES_OF_ONE_BLOCK:
+            raise UserError(no_blocks(setting, self.family, self.num_blocks))
+
+
+def no_blocks(setting: str, family: str, num_blocks: int) -> str:
+    """Say that a setting asks for blocks that a family does not have."""
+    return (
+        f"{setting} needs an encoder with a list of {num_blocks} blocks, which a '{family}' model does not have; "
+        "choose another encoder, or what works with any: sharing=hard with sharing.num_shared_layers=null"
+    )
 
 
 def check_num_frozen_blocks(num_frozen_blocks: int, num_blocks: int) -> None:

@@ -25,9 +25,9 @@ from mtl_cli.types import Batch, Step
 Objective = Callable[[torch.Tensor], torch.Tensor]
 """From the losses of some rows to what is differentiated: their sum, and what the strategy adds for these rows."""
 
-# The tasks' gradients may take up this many times the bytes of the trained parameters (weight, gradient, two moments:
-# 16 each) before layers keep what their gradients are formed of instead.
-_KEEP_SHARE = 1.0
+# The tasks' gradients may take up this share of the bytes of the trained parameters (weight, gradient, two moments: 16
+# each) before layers keep what their gradients are formed of instead.
+_KEEP_SHARE = 0.6
 
 
 class TaskGradientCollector:

@@ -7,6 +7,7 @@ tokens of packed rows, else B rows), D hidden width.
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ from mtl_cli.types import Fraction, NonNegativeFloat, OpenFraction, PositiveFloa
 if TYPE_CHECKING:
     from mtl_cli.model import MultiTaskModel
 
+log = logging.getLogger(__name__)
+
+_WARMUP_SHARE = 0.2  # of a run, as in the official code
+
 
 class SelectionLogit(nn.Module):
     """z of one task and block: the block is selected with probability sigmoid(z)."""
@@ -44,6 +49,8 @@ class SelectedBlock(Wrapper):
         of_task: the logit of each task.
         temperature: of the soft samples.
         is_learnt: whether the policy of this block is being learnt yet, 0 or 1; before, all tasks select it.
+        learns: the same for training, where logits that are not learnt yet must have no gradient, not one of 0, with
+            which Adam would count steps.
     """
 
     temperature: torch.Tensor
@@ -57,6 +64,7 @@ class SelectedBlock(Wrapper):
         self.of_task = TaskModules({task: SelectionLogit(initial_logit) for task in task_names})
         self.register_buffer("temperature", torch.tensor(temperature))
         self.register_buffer("is_learnt", torch.tensor(1.0))
+        self.learns = True
 
     def logits(self, tasks: Sequence[str]) -> torch.Tensor:
         """Return the logits of some tasks, (K,), float32."""
@@ -79,6 +87,8 @@ class SelectedBlock(Wrapper):
             chosen = [task for task, is_selected in zip(layout.tasks, selected, strict=True) if is_selected]
             return run_some(self.wrapped, chosen, hidden, args, kwargs)
         output = self.wrapped(hidden, *args, **kwargs)
+        if self.training and not self.learns:
+            return output
         dim, slices = split_dim(layout)
         parts = zip(self._sample(layout.tasks), slices.values(), strict=True)
         sample_M = torch.cat([sample.expand(part.stop - part.start) for sample, part in parts])
@@ -114,7 +124,7 @@ class AdaShare(SharingStrategy):
 
     l from 1 for the lowest block to L. Sun et al., AdaShare: Learning What To Share For Efficient Deep Multi-Task
     Learning, NeurIPS 2020. The paper has two logits a block and task, of which only the difference z counts; its sum
-    over pairs of tasks is taken here over each pair once. All blocks are selected for `warmup_epochs`; then, with
+    over pairs of tasks is taken here over each pair once. All blocks are selected in the warm-up; then, with
     `curriculum`, the policy of the highest block is learnt for an epoch, that of the two highest for the next, and so
     on. Skipping all blocks is possible, as in the paper: the head then sees embeddings. Where ours differs:
 
@@ -142,7 +152,7 @@ class AdaShare(SharingStrategy):
         temperature_decay: what tau is multiplied by in each epoch; 0.965 is the paper's. With hard samples tau
             affects the gradient alone.
         min_temperature: below which tau does not fall.
-        warmup_epochs: epochs in which all tasks select all blocks. The official code: a fifth of the run.
+        warmup_epochs: epochs in which all tasks select all blocks; None: a fifth of the run, as in the official code.
         curriculum: whether the policies of the higher blocks are learnt first, one block more an epoch, as in the
             paper. Off by default, because fine-tuning lasts fewer epochs than an encoder has blocks.
         sparsity: weight of the first loss, so that tasks skip blocks. The official settings have 0.001 to 0.05.
@@ -159,7 +169,7 @@ class AdaShare(SharingStrategy):
     initial_temperature: PositiveFloat = 5.0
     temperature_decay: Fraction = 0.965
     min_temperature: PositiveFloat = 0.1
-    warmup_epochs: NonNegativeFloat = 1.0
+    warmup_epochs: NonNegativeFloat | None = None
     curriculum: bool = False
     sparsity: NonNegativeFloat = 0.01
     sparsity_form: Literal["paper", "code"] = "paper"
@@ -184,8 +194,10 @@ class AdaShare(SharingStrategy):
         block_numbers(self.blocks, num_blocks)
 
     def warnings(self, task_names: Sequence[str], num_blocks: int) -> list[str]:
-        """Name the form of a loss without weight, and a bound of a temperature that does not fall."""
+        """Name settings of losses without weight or blocks, and a bound of a temperature that does not fall."""
         found = self.without_effect("sparsity_form", why="with sparsity=0") if self.sparsity == 0 else []
+        if block_numbers(self.blocks, num_blocks) == [num_blocks - 1]:
+            found += self.without_effect("sharing", why="on the highest block alone, where its weight is 0")
         if self.temperature_decay == 1:
             found += self.without_effect("min_temperature", why="with temperature_decay=1")
         return found
@@ -205,33 +217,66 @@ class AdaShare(SharingStrategy):
             mark(block.of_task, lr_factor=self.policy_lr_factor, decay=False)
 
     def start_step(self, model: MultiTaskModel, moment: TrainingMoment) -> None:
-        """Set the temperature, and which blocks' policies are learnt."""
-        epochs = moment.step / moment.steps_per_epoch - self.warmup_epochs
+        """Set the temperature, and which blocks' policies are learnt; say at first which never will be."""
+        epochs = self._epochs_since_warmup(moment.step, moment)
         temperature = self.initial_temperature * self.temperature_decay ** max(epochs, 0.0)
         found = list(_selected_blocks(model.encoder))
-        num_learnt = 0 if epochs < 0 else math.floor(epochs) + 1 if self.curriculum else len(found)
+        num_learnt = self._num_learnt(epochs, len(found))
         for place, (_, block) in enumerate(found):
             block.temperature.fill_(max(temperature, self.min_temperature))
-            block.is_learnt.fill_(float(place >= len(found) - num_learnt))
+            block.learns = place >= len(found) - num_learnt
+            block.is_learnt.fill_(float(block.learns))
+        if moment.step == 0:
+            at_end = self._num_learnt(self._epochs_since_warmup(moment.total_steps - 1, moment), len(found))
+            if at_end < len(found):
+                self._warn_of_short_run(moment, at_end, len(found))
+
+    def _epochs_since_warmup(self, step: int, moment: TrainingMoment) -> float:
+        if self.warmup_epochs is None:
+            return (step - _WARMUP_SHARE * moment.total_steps) / moment.steps_per_epoch
+        return step / moment.steps_per_epoch - self.warmup_epochs
+
+    def _num_learnt(self, epochs: float, num_blocks: int) -> int:
+        """How many blocks' policies are learnt, of the highest, so many epochs after the warm-up."""
+        if epochs < 0:
+            return 0
+        return min(math.floor(epochs) + 1, num_blocks) if self.curriculum else num_blocks
+
+    def _warn_of_short_run(self, moment: TrainingMoment, num_learnt: int, num_blocks: int) -> None:
+        epochs = moment.total_steps / moment.steps_per_epoch
+        if num_learnt == 0:
+            log.warning(
+                "sharing.warmup_epochs: found %s, but the run has %g epochs: no policy is learnt, which is "
+                "sharing=hard. Lower it, leave it out (a fifth of the run), or train longer",
+                "null" if self.warmup_epochs is None else self.warmup_epochs,
+                epochs,
+            )
+            return
+        log.warning(
+            "sharing.curriculum: a run of %g epochs reaches the policies of the %d highest of %d blocks; the others "
+            "are selected by all tasks throughout. Train longer, or set sharing.curriculum=false",
+            epochs,
+            num_learnt,
+            num_blocks,
+        )
 
     def penalties(self, model: MultiTaskModel) -> dict[str, torch.Tensor]:
-        """Return the losses of sparsity and of sharing, of the blocks whose policies are being learnt."""
+        """Return the losses of sparsity and of sharing, of the blocks whose policies are being learnt, if any."""
         tasks, num_blocks = list(model.tasks), len(model.encoder.blocks)
-        sparse, apart, counted = [], [], []
+        sparse, apart = [], []
         for index, block in _selected_blocks(model.encoder):
+            if not block.learns:
+                continue
             logits_K = block.logits(tasks)
-            counted.append(block.is_learnt)
             of_task_K = logsigmoid(logits_K) if self.sparsity_form == "paper" else -logsigmoid(-logits_K)
-            sparse.append(block.is_learnt * of_task_K.sum())
+            sparse.append(of_task_K.sum())
             distances = [(a - b).abs() for a, b in itertools.combinations(logits_K.sigmoid(), 2)]
             if distances:
-                apart.append(block.is_learnt * (num_blocks - index - 1) / num_blocks * torch.stack(distances).sum())
+                apart.append((num_blocks - index - 1) / num_blocks * torch.stack(distances).sum())
         found = {}
-        if self.sparsity:
+        if self.sparsity and sparse:
             total = torch.stack(sparse).sum()
-            if self.sparsity_form == "code":
-                total = total / torch.stack(counted).sum().clamp(min=1.0)
-            found["sparsity"] = self.sparsity * total
+            found["sparsity"] = self.sparsity * (total / len(sparse) if self.sparsity_form == "code" else total)
         if self.sharing and apart:
             found["sharing"] = self.sharing * torch.stack(apart).sum()
         return found

@@ -14,13 +14,15 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from mtl_cli.encoders import Encoder, current_layout
+from mtl_cli.encoders import Encoder, EncoderShape, current_layout
 from mtl_cli.sharing.rows import ByColumn, is_by_row, run_each
 from mtl_cli.sharing.task_modules import TaskModules
 from mtl_cli.sharing.wrappers import replace_module
 from mtl_cli.types import UserError
 
 _LAYERS: tuple[type[nn.Module], ...] = (nn.Embedding, nn.Linear, nn.LayerNorm, nn.Conv1d, Conv1D)
+# Families that look biases of relative positions up once for all rows, in a table outside of the blocks.
+_TABLES_OF_ALL_ROWS = {"mpnet": "relative_attention_bias"}
 # What families call the normalisation behind their last block; it lies beside the list of blocks.
 FINAL_NORMS = ("final_norm", "final_layer_norm", "final_layernorm", "ln_f", "norm")
 
@@ -117,6 +119,23 @@ def check_num_shared_layers(num_shared_layers: int, num_blocks: int) -> None:
         )
 
 
+def check_family(encoder: EncoderShape, num_shared_layers: int, setting: str) -> None:
+    """Refuse families that are known to have weights outside of the blocks that cannot be split by rows.
+
+    Raises:
+        UserError: such a family, all of which is to be in columns.
+    """
+    if num_shared_layers == 0 and encoder.family in _TABLES_OF_ALL_ROWS:
+        raise UserError(_cannot_be_split(setting, encoder.family, _TABLES_OF_ALL_ROWS[encoder.family]))
+
+
+def _cannot_be_split(setting: str, family: str, what: str) -> str:
+    return (
+        f"{setting}: a '{family}' model has weights outside of its blocks ({what}) that cannot be split by rows. Share "
+        "them: set sharing.num_shared_layers to 1 or more."
+    )
+
+
 def _layers_outside(encoder: Encoder, setting: str, *, only_final_norms: bool) -> dict[str, nn.Module]:
     """The layers with weights outside of the blocks, by path, or only those behind the last block."""
     inside = {id(module) for block in encoder.blocks for module in block.modules()}
@@ -127,13 +146,8 @@ def _layers_outside(encoder: Encoder, setting: str, *, only_final_norms: bool) -
         if only_final_norms and not _is_final_norm(encoder, path):
             continue
         known = type(module) in _LAYERS or "Norm" in type(module).__name__
-        # MPNet looks the biases of relative positions up once for all rows.
         if not known or ("relative" in path and not _is_relative_table(encoder, path)):
-            raise UserError(
-                f"{setting}: a '{encoder.family}' model has weights outside of its blocks ({path}, "
-                f"{type(module).__name__}) that cannot be split by rows. Share them: set sharing.num_shared_layers to "
-                "1 or more."
-            )
+            raise UserError(_cannot_be_split(setting, encoder.family, f"{path}, {type(module).__name__}"))
         found[path] = module
     return found
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mtl_cli.encoders import Encoder
-from mtl_cli.sharing.columns import check_num_shared_layers, split_encoder
+from mtl_cli.encoders import Encoder, EncoderShape
+from mtl_cli.sharing.columns import check_family, check_num_shared_layers, split_encoder
 from mtl_cli.sharing.strategy import SharingStrategy
 from mtl_cli.types import NonNegativeInt, UserError
 
@@ -57,6 +57,10 @@ class Grouped(SharingStrategy):
     def check_num_blocks(self, num_blocks: int) -> None:
         """Refuse to share all blocks."""
         check_num_shared_layers(self.num_shared_layers, num_blocks)
+
+    def check_encoder(self, encoder: EncoderShape) -> None:
+        """Refuse families all of which cannot be in columns."""
+        check_family(encoder, self.num_shared_layers, "sharing.groups")
 
     def warnings(self, task_names: Sequence[str], num_blocks: int) -> list[str]:
         """Say what no groups come to, and name shared blocks of a single group."""

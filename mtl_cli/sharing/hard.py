@@ -26,6 +26,10 @@ class HardSharing(SharingStrategy):
 
     num_shared_layers: NonNegativeInt | None = None
 
+    def needs_blocks(self) -> bool:
+        """Whether some blocks are the tasks' own."""
+        return self.num_shared_layers is not None
+
     def check_num_blocks(self, num_blocks: int) -> None:
         """Refuse more shared blocks than there are."""
         if self.num_shared_layers is not None and self.num_shared_layers > num_blocks:

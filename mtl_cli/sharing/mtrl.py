@@ -5,6 +5,7 @@ Shapes: P parameters of a task, K tasks.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
@@ -21,6 +22,8 @@ from mtl_cli.types import NonNegativeFloat, PositiveFloat, PositiveInt, Probabil
 
 if TYPE_CHECKING:
     from mtl_cli.model import MultiTaskModel
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -87,6 +90,15 @@ class MTRL(Adapters):
         """None where only heads are the tasks' own."""
         return super().why_no_representation(num_blocks) if self.prior_on == "adapters" else None
 
+    def needs_blocks(self) -> bool:
+        """Whether there are adapters in the blocks."""
+        return self.prior_on == "adapters"
+
+    def check_shared_heads(self, task_names: Sequence[str]) -> None:
+        """Refuse a prior on heads of each task where tasks have one together."""
+        if self.prior_on == "heads":
+            raise UserError(_one_head_together(task_names))
+
     def check_encoder(self, encoder: EncoderShape) -> None:
         """Refuse families whose layers are not known, where adapters need them."""
         if self.prior_on == "adapters":
@@ -119,7 +131,15 @@ class MTRL(Adapters):
             _start_alike(_parameters_of_heads(model))
 
     def start_step(self, model: MultiTaskModel, moment: TrainingMoment) -> None:
-        """Update Omega in closed form, where it is due."""
+        """Update Omega in closed form, where it is due; say at first if it never will be."""
+        if moment.step == 0 and self.strength > 0.0 and moment.total_steps <= self.update_every_steps:
+            log.warning(
+                "sharing.update_every_steps: found %d, but the run has %d steps: Omega stays I / %d, under which the "
+                "penalty pulls all tasks' parameters towards 0 and none towards another's. Lower it, or train longer",
+                self.update_every_steps,
+                moment.total_steps,
+                len(model.tasks),
+            )
         if moment.step == 0 or moment.step % self.update_every_steps != 0:
             return
         with torch.no_grad():
@@ -144,13 +164,14 @@ class MTRL(Adapters):
         return [parameter for of_tasks in self._parameters(model) for parameter in of_tasks]
 
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
-        """Return the covariance of the tasks, and the correlations in it."""
+        """Return what Omega would be updated to now, and the correlations in it."""
         tasks = list(model.tasks)
-        covariance_KK = _covariance(model).cpu().double()
+        with torch.no_grad():
+            covariance_KK = task_covariance(gramian_of(self._parameters(model)), self.epsilon)
         deviation_K = covariance_KK.diagonal().sqrt()
         correlation_KK = covariance_KK / (deviation_K[:, None] * deviation_K[None, :])
         found = super().learnt(model) if self.prior_on == "adapters" else {}
-        title = f"Correlations between the tasks' {self.prior_on}, of the last update of Omega"
+        title = f"Correlations between the tasks' {self.prior_on}"
         return {
             "task_correlations": Learnt.of(title, tasks, tasks, correlation_KK, "signed"),
             "task_covariance": Learnt.of("The tasks' covariance Omega", tasks, tasks, covariance_KK, "signed"),
@@ -217,10 +238,7 @@ def _parameters_of_heads(model: MultiTaskModel) -> list[list[nn.Parameter]]:
     """
     sharing = [task for task in model.tasks if task not in model.heads]
     if sharing:
-        raise UserError(
-            f"sharing.prior_on: found 'heads', but {', '.join(sharing)} have one head together, and the prior is on "
-            f"heads of each task; leave out tasks.{sharing[-1]}.share_head_with, or set sharing.prior_on=adapters"
-        )
+        raise UserError(_one_head_together(sharing))
     heads = {task: dict(model.heads[task].named_parameters()) for task in model.tasks}
     names = _names_in_common(heads)
     if not names:
@@ -234,6 +252,13 @@ def _parameters_of_heads(model: MultiTaskModel) -> list[list[nn.Parameter]]:
             "(tasks.<name>.head: mtl_cli.tasks.MLPHead), or set sharing.prior_on=adapters"
         )
     return [[found[name] for found in heads.values()] for name in names]
+
+
+def _one_head_together(tasks: Sequence[str]) -> str:
+    return (
+        f"sharing.prior_on: found 'heads', but {', '.join(tasks)} have one head together with another task, and the "
+        f"prior is on heads of each task; leave out tasks.{tasks[-1]}.share_head_with, or set sharing.prior_on=adapters"
+    )
 
 
 def _names_in_common(heads: Mapping[str, Mapping[str, nn.Parameter]]) -> list[str]:

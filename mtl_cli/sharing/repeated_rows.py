@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from mtl_cli.encoders import Encoder, Layout, use_layout
-from mtl_cli.sharing.columns import check_num_shared_layers, make_columns
+from mtl_cli.encoders import Encoder, EncoderShape, Layout, use_layout
+from mtl_cli.sharing.columns import check_family, check_num_shared_layers, make_columns
 from mtl_cli.sharing.rows import is_by_row, part_of, real_tokens
 from mtl_cli.sharing.strategy import SharingStrategy
 from mtl_cli.sharing.wrappers import Wrapper
@@ -154,6 +154,10 @@ class ColumnSharing(SharingStrategy):
     def check_num_blocks(self, num_blocks: int) -> None:
         """Refuse to share all blocks: columns need one at least."""
         check_num_shared_layers(self.num_shared_layers, num_blocks)
+
+    def check_encoder(self, encoder: EncoderShape) -> None:
+        """Refuse families all of which cannot be in columns."""
+        check_family(encoder, self.num_shared_layers, "sharing.num_shared_layers")
 
     def why_no_representation(self, num_blocks: int | None) -> str | None:
         """Tasks part at the lowest column."""

@@ -86,7 +86,8 @@ class Sluice(ColumnSharing):
     num_shared_layers: NonNegativeInt = 0
 
     def check_encoder(self, encoder: EncoderShape) -> None:
-        """Refuse subspaces that cannot be equally wide."""
+        """Refuse families all of which cannot be in columns, and subspaces that cannot be equally wide."""
+        super().check_encoder(encoder)
         if encoder.hidden_size % self.num_subspaces != 0:
             raise UserError(
                 f"sharing.num_subspaces: found {self.num_subspaces}, but the encoder's hidden states are "

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from mtl_cli.encoders import Encoder
-from mtl_cli.sharing.columns import ColumnParameter, check_num_shared_layers, column_parameters, make_columns
+from mtl_cli.encoders import Encoder, EncoderShape
+from mtl_cli.sharing.columns import (
+    ColumnParameter,
+    check_family,
+    check_num_shared_layers,
+    column_parameters,
+    make_columns,
+)
 from mtl_cli.sharing.strategy import SharingStrategy
 from mtl_cli.types import NonNegativeFloat, NonNegativeInt
 
@@ -33,6 +39,10 @@ class SoftSharing(SharingStrategy):
     def check_num_blocks(self, num_blocks: int) -> None:
         """Refuse to share all blocks."""
         check_num_shared_layers(self.num_shared_layers, num_blocks)
+
+    def check_encoder(self, encoder: EncoderShape) -> None:
+        """Refuse families all of which cannot be in columns."""
+        check_family(encoder, self.num_shared_layers, "sharing.num_shared_layers")
 
     def warnings(self, task_names: Sequence[str], num_blocks: int) -> list[str]:
         """Name the form of a penalty that has no weight."""

@@ -75,6 +75,20 @@ class SharingStrategy(ABC):
             UserError: a setting does not fit.
         """
 
+    def needs_blocks(self) -> bool:
+        """Whether the encoder must have a list of blocks; most strategies change or look at blocks."""
+        return True
+
+    def check_shared_heads(self, task_names: Sequence[str]) -> None:  # noqa: B027 - most strategies leave heads alone
+        """Refuse settings that do not fit heads that serve several tasks.
+
+        Args:
+            task_names: the tasks that use another's head (`share_head_with`); at least one.
+
+        Raises:
+            UserError: a setting does not fit.
+        """
+
     def num_shared_blocks(self, num_blocks: int) -> int:
         """Return how many of an encoder's blocks hold parameters that tasks share."""
         return num_blocks

@@ -274,8 +274,9 @@ def test_the_curriculum_goes_from_the_highest_block_down():
     def learnt(step):
         whole.sharing.start_step(whole, TrainingMoment(step, 100, 10))
         whole.zero_grad()
-        sum(whole.sharing.penalties(whole).values()).backward()
-        trained = [block.of_task["mood"].logit.grad.item() != 0 for block in whole.encoder.blocks]
+        hidden(whole.encoder, {"mood": [4, 9], "nli": [7]}, training=True)[0].sum().backward()
+        whole.sharing.add_penalty_gradients(whole)
+        trained = [block.of_task["mood"].logit.grad is not None for block in whole.encoder.blocks]
         assert trained == [block.is_learnt.item() == 1.0 for block in whole.encoder.blocks]
         return trained
 
@@ -283,6 +284,51 @@ def test_the_curriculum_goes_from_the_highest_block_down():
     assert learnt(5) == learnt(14) == [False, False, True]
     assert learnt(15) == [False, True, True]
     assert learnt(25) == learnt(99) == [True, True, True]
+
+
+def test_a_policy_moves_as_fast_however_long_the_warm_up_was():
+    def logit_after(warmup_steps):
+        whole = model(names=("mood", "nli"), sparsity=0.5, warmup_epochs=warmup_steps / 10, initial_select=0.8)
+        optimizer = AdamW(lr=1e-3).build(whole)
+        for step in range(warmup_steps + 20):
+            whole.sharing.start_step(whole, TrainingMoment(step, 200, 10))
+            hidden(whole.encoder, {"mood": [4], "nli": [7]}, training=True)[0].sum().mul(0.0).backward()
+            whole.sharing.add_penalty_gradients(whole)
+            optimizer.step()
+            optimizer.zero_grad()
+        return whole.encoder.blocks[1].of_task["mood"].logit.item()
+
+    at_once = logit_after(0)
+    assert at_once < math.log(4.0) - 1.0
+    assert logit_after(60) == pytest.approx(at_once, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "moment", "message"),
+    [
+        ({"warmup_epochs": 2.0}, TrainingMoment(0, 20, 10), "sharing.warmup_epochs: found 2.0, but the run has 2 epo"),
+        ({"curriculum": True, "warmup_epochs": 0.5}, TrainingMoment(0, 20, 10),
+         "sharing.curriculum: a run of 2 epochs reaches the policies of the 2 highest of 3 blocks"),
+        ({"warmup_epochs": 1.9}, TrainingMoment(0, 20, 10), None),
+        ({}, TrainingMoment(0, 5, 5), None),
+        ({"curriculum": True}, TrainingMoment(0, 30, 10), None),
+        ({"warmup_epochs": 2.0}, TrainingMoment(1, 20, 10), None),
+    ],
+)  # fmt: skip
+def test_a_run_too_short_for_the_policies_is_warned_of_at_its_first_step(settings, moment, message, caplog):
+    whole = model(**settings)
+    whole.sharing.start_step(whole, moment)
+    assert [m.startswith(message or "-") for m in caplog.messages] == ([] if message is None else [True])
+
+
+def test_by_default_the_warm_up_is_a_fifth_of_the_run():
+    whole = model()
+
+    def is_learnt(step):
+        whole.sharing.start_step(whole, TrainingMoment(step, 50, 100))
+        return {block.is_learnt.item() for block in whole.encoder.blocks}
+
+    assert [is_learnt(step) for step in (0, 9, 10, 49)] == [{0.0}, {0.0}, {1.0}, {1.0}]
 
 
 def test_selection_by_task_and_block():

@@ -207,20 +207,40 @@ def test_omega_is_kept_with_the_weights():
     assert torch.equal(other.encoder.extras["mtrl"].covariance_KK, model.encoder.extras["mtrl"].covariance_KK)
 
 
-def test_what_is_learnt_is_the_correlation_of_omega():
+def test_what_is_learnt_is_the_correlation_of_the_parameters_of_the_moment():
     model = model_with(MTRL(bottleneck=4))
-    model.encoder.extras["mtrl"].covariance_KK.copy_(
-        torch.tensor([[0.4, 0.1, -0.2], [0.1, 0.1, 0.0], [-0.2, 0.0, 0.5]])
-    )
+    perturb(model)
     learnt = model.sharing.learnt(model)
     assert set(learnt) == {"task_correlations", "task_covariance", "adapter_norms"}
     found = learnt["task_correlations"]
     assert found.scale == "signed"
     assert found.rows == found.columns == ("mood", "nli", "tags")
-    # 0.1 / sqrt(0.4 * 0.1) = 0.5; -0.2 / sqrt(0.4 * 0.5) = -0.447...
-    np.testing.assert_allclose(
-        numbers(found), [[1, 0.5, -0.2 / 0.2**0.5], [0.5, 1, 0], [-0.2 / 0.2**0.5, 0, 1]], atol=1e-6
-    )
+    columns_PK = own_columns(model).double()
+    # (Wᵀ W)^(1/2) by singular values, where the code takes eigenvalues of Wᵀ W
+    _, singular_K, right_KK = torch.linalg.svd(columns_PK, full_matrices=False)
+    root_KK = right_KK.T @ torch.diag(singular_K) @ right_KK
+    omega_KK = (root_KK / root_KK.trace() + 1e-3 * torch.eye(3)) / 1.003
+    np.testing.assert_allclose(numbers(learnt["task_covariance"]), omega_KK, atol=1e-5)
+    deviation_K = omega_KK.diagonal().sqrt()
+    np.testing.assert_allclose(numbers(found), omega_KK / torch.outer(deviation_K, deviation_K), atol=1e-4)
+    # The Omega of the penalty is the last update's.
+    assert torch.equal(model.encoder.extras["mtrl"].covariance_KK, torch.eye(3) / 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "moment", "warned"),
+    [
+        ({}, TrainingMoment(0, 100, 50), True),
+        ({}, TrainingMoment(0, 101, 50), False),
+        ({}, TrainingMoment(1, 100, 50), False),
+        ({"strength": 0.0}, TrainingMoment(0, 100, 50), False),
+    ],
+)
+def test_a_run_in_which_omega_never_changes_is_warned_of(settings, moment, warned, caplog):
+    model = model_with(MTRL(bottleneck=4, **settings))
+    model.sharing.start_step(model, moment)
+    found = [m for m in caplog.messages if m.startswith("sharing.update_every_steps: found 100, but the run has 100")]
+    assert len(found) == warned
 
 
 # Whose parameters.

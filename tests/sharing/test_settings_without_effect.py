@@ -56,6 +56,7 @@ CONF = Path(__file__).parents[2] / "conf/sharing"
         (Sluice(num_shared_layers=2, last_block_weight=0.5), ["last_block_weight"]),
         (Hierarchical(order=["a"], label_embedding_size=5), ["label_embedding_size"]),
         (AdaShare(sparsity=0.0, sparsity_form="code"), ["sparsity_form"]),
+        (AdaShare(blocks=[-1], sharing=0.5), ["sharing"]),
         (AdaShare(temperature_decay=1.0, min_temperature=1.0), ["min_temperature"]),
         (Grouped(), ["groups"]),
         (Grouped(groups=[["a"], ["b"]]), []),
