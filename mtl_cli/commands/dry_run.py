@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
 from mtl_cli.build import instantiate
 from mtl_cli.data import EncodedSplit, TaskData
@@ -23,6 +22,7 @@ from mtl_cli.precision import choose_device, choose_precision
 from mtl_cli.sampling import StepStream, count_steps_per_epoch
 from mtl_cli.sharing import HardSharing
 from mtl_cli.training.live_memory import LiveMemory
+from mtl_cli.training.operation_counter import operation_counter
 from mtl_cli.types import Step
 
 _BYTES_TRAINED, _BYTES_FROZEN = 16, 4
@@ -89,7 +89,7 @@ def measure_step(model: MultiTaskModel, step: Step, precision: Literal["bf16", "
     """
     device = next(model.parameters()).device
     losses = Losses(model.train(), precision, device)
-    with LiveMemory() as memory, FlopCounterMode(display=False) as counter:
+    with LiveMemory() as memory, operation_counter() as counter:
         found = losses(step, losses.normalizers([step], list(step)))
         activations = memory.now
         losses.objective(torch.stack(list(found.values()))).backward()
