@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -261,6 +262,37 @@ def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing_behind(project,
     assert not run.exists()
     assert _main(["train", "--config-dir", str(project), *arguments, "optimizer.lr=-1"]) == 2
     assert "optimizer.lr: found -1" in capsys.readouterr().err
+
+
+def ratios_of(printed):
+    """Of parameters, of what weights take, and of that with activations: what a dry run prints against hard sharing."""
+    rows = [line.partition("operations")[0] for line in printed.splitlines() if "x hard sharing" in line]
+    return [float(number) for row in rows for number in re.findall(r"\d+\.\d+", row)]
+
+
+def memory_of(printed):
+    """What weights, activations and both take, in MiB, as a dry run prints it."""
+    return [float(size) for size in re.findall(r"([\d.]+) MiB", printed.partition("estimated memory")[2])]
+
+
+@pytest.mark.parametrize(
+    ("sharing", "grows_more"),
+    # A row goes through its task's encoder alone; every row goes through all columns, which are mixed besides.
+    [("soft_l2", "weights"), ("sluice", "activations")],
+)
+def test_a_dry_run_compares_all_of_the_memory_with_hard_sharing(project, tmp_path, capsys, sharing, grows_more):
+    arguments = ["task=[reviews,names,scores]", "dry_run=true", f"hydra.run.dir={tmp_path}", *TINY]
+    arguments += ["encoder.hidden_size=128", "encoder.num_heads=4", "sampler.batch_size=32"]
+    printed = []
+    for name in (sharing, "hard"):
+        assert _main(["train", "--config-dir", str(project), *arguments, f"sharing={name}"]) == 0
+        printed.append(capsys.readouterr().out)
+    assert ratios_of(printed[1]) == [1.0, 1.0, 1.0]
+    _, of_weights, of_both = ratios_of(printed[0])
+    run, hard = (memory_of(text) for text in printed)
+    assert of_weights == pytest.approx(run[0] / hard[0], rel=0.05)  # sizes are printed to 0.1 MiB
+    assert of_both == pytest.approx((run[0] + run[1]) / (hard[0] + hard[1]), rel=0.02)
+    assert of_both < of_weights - 0.2 if grows_more == "weights" else of_both > of_weights + 0.2
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
 from mtl_cli.build import instantiate
 from mtl_cli.data import EncodedSplit, TaskData
@@ -23,6 +22,7 @@ from mtl_cli.precision import choose_device, choose_precision
 from mtl_cli.sampling import StepStream, count_steps_per_epoch
 from mtl_cli.sharing import HardSharing
 from mtl_cli.training.live_memory import LiveMemory
+from mtl_cli.training.operation_counter import operation_counter
 from mtl_cli.types import Step
 
 _BYTES_TRAINED, _BYTES_FROZEN = 16, 4
@@ -40,13 +40,15 @@ class Cost:
 
     Attributes:
         parts: parameters of each part: "shared", then each task, then "frozen".
-        buffers: bytes of what the model keeps besides parameters.
         operations: multiplications and additions of matrix products in the forward and backward pass of one step.
+        buffers: bytes of what the model keeps besides parameters.
+        activations: bytes that the forward pass of a token leaves for the backward pass, on average.
     """
 
     parts: Mapping[str, int]
     operations: int
     buffers: int = 0
+    activations: float = 0.0
 
     @property
     def num_parameters(self) -> int:
@@ -58,6 +60,10 @@ class Cost:
         """Of weights, gradients, AdamW's moments and buffers; activations come on top."""
         frozen = self.parts.get("frozen", 0)
         return _BYTES_TRAINED * (self.num_parameters - frozen) + _BYTES_FROZEN * frozen + self.buffers
+
+    def with_activations(self, tokens: float) -> float:
+        """Bytes of all, with so many tokens at once."""
+        return self.num_bytes + self.activations * tokens
 
 
 def parts_of(model: MultiTaskModel) -> dict[str, int]:
@@ -83,7 +89,7 @@ def measure_step(model: MultiTaskModel, step: Step, precision: Literal["bf16", "
     """
     device = next(model.parameters()).device
     losses = Losses(model.train(), precision, device)
-    with LiveMemory() as memory, FlopCounterMode(display=False) as counter:
+    with LiveMemory() as memory, operation_counter() as counter:
         found = losses(step, losses.normalizers([step], list(step)))
         activations = memory.now
         losses.objective(torch.stack(list(found.values()))).backward()
@@ -142,18 +148,20 @@ def compare_with_hard_sharing(
     sizes = StepSizes.of_first(fresh, splits, min(steps, _SAMPLED_STEPS))
     device = choose_device(config["trainer"].get("device", "auto"))
     precision = choose_precision(config["trainer"].get("precision", "auto"), device)
+    of_step = sum(batch.num_tokens for batch in step.values())
     costs = {}
-    activations = 0
     chosen = instantiate(config["sharing"])
     for name, strategy in (("run", chosen), ("hard", HardSharing())):
         model = build(deepcopy(encoder), strategy)
         if config["trainer"].get("activation_checkpointing"):
             model.encoder.checkpoint_activations()
         buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
-        operations, found = measure_step(model, step, precision)
-        activations = activations or found  # of the run, which comes first
-        costs[name] = Cost(parts_of(model), operations, buffers)
+        operations, activations = measure_step(model, step, precision)
+        costs[name] = Cost(parts_of(model), operations, buffers, activations / of_step)
     run, hard = costs["run"], costs["hard"]
+    at_once = config["trainer"].get("batch_tokens")
+    share = 1.0 if encoder.packed else 1 - sizes.padded  # padding counts in batch_tokens
+    tokens = min(sizes.tokens, at_once * share) if isinstance(at_once, int) else sizes.tokens
     table = Table(title=f"{type(chosen).__name__}: what would be trained", title_justify="left", show_edge=False)
     for column in _COLUMNS:
         table.add_column(column, justify="left" if column in ("part", "") else "right")
@@ -161,28 +169,27 @@ def compare_with_hard_sharing(
         size = count * (_BYTES_FROZEN if part == "frozen" else _BYTES_TRAINED)
         table.add_row(part, f"{count:,}", _mebibytes(size), _meaning(part))
     table.add_section()
-    table.add_row("all", f"{run.num_parameters:,}", _mebibytes(run.num_bytes), "")
+    table.add_row("all", f"{run.num_parameters:,}", _mebibytes(run.num_bytes), "weights, gradients, moments")
     table.add_row(
         "x hard sharing",
         f"{run.num_parameters / hard.num_parameters:.2f}",
         f"{run.num_bytes / hard.num_bytes:.2f}",
         f"operations of a step: {run.operations / hard.operations:.2f}",
     )
+    table.add_section()
+    of_run, of_hard = (cost.with_activations(tokens) for cost in (run, hard))
+    table.add_row("with activations", "", _mebibytes(of_run), f"of {tokens:,.0f} tokens at once")
+    table.add_row("x hard sharing", "", f"{of_run / of_hard:.2f}", "")
     console = Console()
     console.print(table)
-    of_step = sum(batch.num_tokens for batch in step.values())
-    a_token = activations / of_step
-    at_once = config["trainer"].get("batch_tokens")
-    share = 1.0 if encoder.packed else 1 - sizes.padded  # padding counts in batch_tokens
-    tokens = min(sizes.tokens, at_once * share) if isinstance(at_once, int) else sizes.tokens
     padding = f", {sizes.padded:.0%} padding on top" if not encoder.packed else ""
     lines = (
         f"one epoch: {steps:,} steps; a step: {sizes.rows:,.0f} rows, {sizes.tokens:,.0f} tokens on average{padding}, "
         f"{run.operations / of_step * sizes.tokens / 1e9:,.1f} G operations in matrix products (forward and backward), "
         f"on {device} in {precision}",
         f"estimated memory: {_mebibytes(run.num_bytes)} for weights, gradients and AdamW's moments, and "
-        f"{_mebibytes(a_token * tokens)} for the activations of {tokens:,.0f} tokens at once "
-        f"({a_token / 1024:,.0f} KiB a token), together {_mebibytes(run.num_bytes + a_token * tokens)}",
+        f"{_mebibytes(run.activations * tokens)} for the activations of {tokens:,.0f} tokens at once "
+        f"({run.activations / 1024:,.0f} KiB a token), together {_mebibytes(of_run)}",
         "trainer.batch_tokens bounds the tokens at once; auto finds what fits. Operations leave out decompositions "
         "(sharing=soft_trace_norm). Nothing was trained.",
     )

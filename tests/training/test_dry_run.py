@@ -25,6 +25,11 @@ def test_memory_is_sixteen_bytes_of_a_trained_parameter_and_four_of_a_frozen_one
     assert Cost({"shared": 10, "a": 2, "frozen": 5}, 0).num_bytes == 16 * 12 + 4 * 5
 
 
+def test_activations_come_on_top_by_the_token():
+    cost = Cost({"shared": 10}, 0, buffers=3, activations=2.5)
+    assert cost.with_activations(tokens=8) == 16 * 10 + 3 + 2.5 * 8
+
+
 def test_blocks_of_tasks_own_have_the_operations_of_shared_ones():
     # Each row goes through one copy, whosever it is; attention alone differs, as it pads rows in groups.
     shared, own = (operations_of(model_of(num_shared_layers=n), step_of()) for n in (None, 1))
