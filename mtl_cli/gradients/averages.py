@@ -136,9 +136,11 @@ def _follow_rows(
 
 
 def observe_squares(weighting: SquaresWeighting, gradients: TaskGradients, info_of: InfoOf) -> None:
-    """Add the squares of the tasks' gradients to those of earlier steps, and show both to the weighting."""
+    """Add the squares of the gradients within the scope to those of earlier steps, and show both to the weighting."""
     memory = weighting.memory.setdefault("parameters", {})
     for name, block in gradients.blocks.items():
+        if not gradients.shared[name].in_scope:
+            continue
         info = info_of(gradients.shared[name].group)
         kept = _recall(memory, name, "squares", block, info.num_tasks, gradients.shared[name].parameter)
         squares: torch.Tensor = kept["squares"]

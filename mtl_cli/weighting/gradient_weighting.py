@@ -114,14 +114,16 @@ class AverageWeighting(GramianWeighting):
 class SquaresWeighting(GramianWeighting):
     """A method that looks at the sum over all steps of each number of the tasks' gradients squared.
 
-    The sums are kept, saved and restored for it: K times the shared parameters.
+    The sums are kept, saved and restored for it: K times the shared parameters in the scope.
     """
 
     needs_gradients: ClassVar[bool] = True
 
     @abstractmethod
     def observe(self, gradients_KP: torch.Tensor, squares_KP: torch.Tensor, step: StepInfo) -> None:
-        """Look at some numbers; called for all numbers in turn, before `weights`. What it finds goes to `step.scratch`.
+        """Look at some numbers; called for all numbers of the scope in turn, before `weights`.
+
+        What it finds goes to `step.scratch`. Not called in a step that uses no parameter of the scope.
 
         Args:
             gradients_KP: each task's gradient of some numbers, (K, P), float32 (or float64). Left out are the rows of

@@ -12,6 +12,7 @@ from gradients.steps import (
     LossProbe,
     Probe,
     ThreeBatchProbe,
+    gradients_of,
     gramian_weights,
     halves,
     model_of,
@@ -31,7 +32,7 @@ from mtl_cli.gradients.segmented_layers import (
     sums_by_product,
 )
 from mtl_cli.types import UserError
-from mtl_cli.weighting import Equal, LossWeighting
+from mtl_cli.weighting import Equal, ExcessMTL, LossWeighting
 
 ENGINES = ("segmented", "per_task")
 
@@ -202,6 +203,40 @@ def test_the_scope_of_some_blocks_gives_weights_from_them_and_applies_them_to_al
 def test_a_scope_of_more_blocks_than_tasks_share_is_refused():
     with pytest.raises(UserError, match=r"weighting.scope: found 3, but there are 2 blocks"):
         run(model_of(num_shared_layers=2), Probe(scope=3), [[step_of()]])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("scope", "blocks"), [("all", ""), (1, "2"), (2, "12")])
+def test_squares_of_gradients_are_looked_at_and_kept_within_the_scope_alone(scope, blocks, engine):
+    model, weighting = model_of(), ExcessMTL(step_size=1.0, scope=scope, engine=engine)
+    expected = [reference(model, step_of(seed=seed)) for seed in range(3)]
+    in_scope = {
+        name for name in expected[0].shared if scope == "all" or any(f".layer.{block}." in name for block in blocks)
+    }
+    runner, result, found = run(model, weighting, [[step_of()]])
+    squares, baseline, logs = 0.0, None, torch.full((4,), 0.25, dtype=torch.float64).log()
+    for seed, of_step in enumerate(expected):
+        if seed > 0:
+            runner.after_update()
+            model.zero_grad(set_to_none=True)
+            result = runner.step([[step_of(seed=seed)]])
+            found = gradients_of(model)
+        rows = torch.cat([of_step.shared[name].flatten(1) for name in sorted(in_scope)], dim=1)
+        squares = squares + rows.square()
+        risk = (rows.square() / (squares + 1e-7).sqrt()).sum(1)
+        if baseline is None:
+            baseline = risk
+            logs = torch.log_softmax(logs + 1.0, dim=0)  # while a baseline is collected, e_k / b_k counts as 1
+        else:
+            logs = torch.log_softmax(logs + risk / (baseline + 1e-7), dim=0)
+        weights = logs.exp()
+        assert torch.stack(list(result.weights.values())) == pytest.approx(weights, rel=1e-4)
+        own = {
+            name: g * weights[list(model.tasks).index(model.parameter_partition()[name])]
+            for name, g in of_step.own.items()
+        }
+        assert relative_error(found, {**of_step.combined(weights), **own}) < 1e-5
+    assert set(weighting.memory["parameters"]) == in_scope
 
 
 @pytest.mark.parametrize("engine", ENGINES)
