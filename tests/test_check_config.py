@@ -134,6 +134,32 @@ def test_a_weighting_that_does_not_fit_the_run_is_refused_before_anything_is_loa
         check_config(composed(*overrides))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["trainer.compile=true"], "the model is compiled (trainer.compile)"),
+        (["sharing=cross_stitch"], "every row goes through the columns of all tasks"),
+        (["sharing=moe"], "an expert sees the tokens that are routed to it, not all of a step"),
+        (["encoder.packing=false"], "the encoder runs padded rows"),
+        (["encoder=minilm", "encoder.packing=false"], "the encoder runs padded rows"),
+        (
+            ["encoder.packing=false", "trainer.compile=true"],
+            "the encoder runs padded rows and the model is compiled (trainer.compile)",
+        ),
+    ],
+)
+def test_gradients_that_one_pass_cannot_give_are_refused_before_anything_is_loaded(overrides, reason):
+    (found,) = problems("weighting=pcgrad", "weighting.engine=segmented", *overrides)
+    assert found == f"weighting.engine: found 'segmented', but {reason}; use auto or per_task"
+    for fits in ("weighting.engine=auto", "weighting.engine=per_task"):
+        check_config(composed("weighting=pcgrad", fits, *overrides))
+
+
+def test_an_engine_that_does_not_fit_is_said_with_all_other_errors():
+    found = problems("weighting=pcgrad", "weighting.engine=segmented", "sharing=moe", "sharing.blocks=[7]")
+    assert [text.split(":")[0] for text in found] == ["sharing.blocks", "weighting.engine"]
+
+
 def test_the_depth_of_the_bundled_encoder_is_known_without_loading_it():
     from mtl_cli.encoders import BundledMiniLM
 
@@ -315,6 +341,11 @@ def hub_folders(tmp_path_factory):
             [r"sharing\.blocks: found \[2\], but the encoder has 2 blocks"],
         ),
         ("bert", ["weighting=pcgrad", "weighting.scope=4"], [r"weighting\.scope: found 4, but tasks share 3 blocks"]),
+        (
+            "deberta-v2",
+            ["weighting=pcgrad", "weighting.engine=segmented"],
+            [r"weighting\.engine: found 'segmented', but the encoder runs padded rows; use auto or per_task"],
+        ),
     ],
 )
 def test_what_does_not_fit_a_models_config_is_refused_before_its_weights_are_loaded(
@@ -328,7 +359,9 @@ def test_what_does_not_fit_a_models_config_is_refused_before_its_weights_are_loa
 
 def test_what_a_config_that_cannot_be_read_says_is_left_to_loading(tmp_path):
     for path in (str(tmp_path), "some/model"):
-        check_config(composed("encoder=huggingface", f"encoder.path={path}", "sharing=adapters", "sharing.blocks=[99]"))
+        where = ["encoder=huggingface", f"encoder.path={path}"]
+        check_config(composed(*where, "sharing=adapters", "sharing.blocks=[99]"))
+        check_config(composed(*where, "weighting=pcgrad", "weighting.engine=segmented"))
 
 
 def test_a_config_that_brings_code_is_not_read(hub_folders):
