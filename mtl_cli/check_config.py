@@ -412,7 +412,7 @@ def _check_segmented(objects: Mapping[str, Any], shape: Any) -> None:
     weighting = objects["weighting"]
     if not isinstance(weighting, GradientWeighting) or weighting.engine != "segmented":
         return
-    if weighting.scope == "representation":  # one pass, however tasks' gradients are formed otherwise
+    if weighting.scope == "representation":  # refused by itself
         return
     packed = getattr(objects["encoder"], "packing", None)
     if packed == "auto":

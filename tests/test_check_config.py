@@ -121,6 +121,17 @@ def test_what_is_wrong_is_said_with_the_key_what_was_found_and_what_is_allowed(o
         ),
         (["weighting=graddrop", "weighting.scope=1"], r"weighting.scope: found 1, but GradDrop combines all gradients"),
         (["weighting=moco", "weighting.scope=representation"], r"weighting.scope: found 'representation', but MoCo"),
+        (["weighting=trimmed_mean", "weighting.grouping=block"], r"weighting.grouping: found 'block', but TrimmedMean"),
+        (
+            [
+                "weighting=pcgrad",
+                "weighting.scope=representation",
+                "weighting.engine=segmented",
+                "trainer.compile=true",
+            ],
+            r"1 error in the configuration:\n.*weighting.engine: found 'segmented' with weighting.scope=representation",
+        ),
+        (["weighting=stch", "weighting.reference_steps=5"], r"weighting.reference_steps: found 5 with .*losses=raw"),
         (["weighting=pcgrad", "weighting.engine=fast"], r"weighting.engine: found 'fast'"),
         (["weighting=krum", "weighting.num_byzantine=1"], r"weighting.num_byzantine: found 1 with 3 tasks"),
         (

@@ -9,14 +9,18 @@ all of its rows, D their width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from mtl_cli.gradients.blocks import Block, DenseBlock, RowBlock, pieces
 from mtl_cli.gradients.task_gradients import TaskGradients
-from mtl_cli.gradients.whole_gradients import InfoOf
 from mtl_cli.precision import wide_dtype
-from mtl_cli.weighting import AverageWeighting, SquaresWeighting
+from mtl_cli.weighting import AverageWeighting, SquaresWeighting, StepInfo
 from mtl_cli.weighting.weighting import Memory
+
+InfoOf = Callable[[str], StepInfo]
+"""From a group of parameters to what the weighting may know of the step, with that group's memory."""
 
 # A factor below this is multiplied out before the numbers that it stands beside become too large for float32.
 _SMALLEST_FACTOR = 1e-12

@@ -333,7 +333,7 @@ class GradientEngine:
             return StepResult(losses, self._by_task(plain_K), conflict)
         group_weights: dict[str, dict[str, torch.Tensor]] = {}
         if isinstance(weighting, CoordinateWeighting):
-            combine_coordinates(weighting, gradients, info_of)
+            combine_coordinates(weighting, gradients, info_of("whole"))
             shown_K, heads_K = plain_K * float("nan"), plain_K
         else:
             assert isinstance(weighting, GramianWeighting)
