@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -157,12 +156,11 @@ def free_port():
 
 def test_two_processes_give_the_gradients_of_one():
     port = str(free_port())
-    tests = str(Path(__file__).parents[1])
     processes = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", __file__],
             env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-                 "OMP_NUM_THREADS": "1", "PYTHONPATH": tests},
+                 "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(2)
