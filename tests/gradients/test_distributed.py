@@ -17,6 +17,7 @@ from gradients.steps import (
     gramian_weights,
     halves,
     model_of,
+    offset_gramian,
     reference,
     relative_error,
     run,
@@ -55,6 +56,18 @@ def representation():
     _, result, found = run(model, Probe(scope="representation"), [[part_of_rank(STEP)]])
     assert list(map(float, result.weights.values())) == pytest.approx(list(map(float, expected.weights.values())), 1e-3)
     assert relative_error(found, {name: g.double() for name, g in wanted.items()}) < 1e-5
+
+
+def representation_in_warm_up():
+    model = model_of()
+    expected = reference(model, STEP)
+    gramian = offset_gramian(model, STEP, lambda m: m.encoder)
+    # The last step has rows in one process alone.
+    for mine in (part_of_rank(STEP), {} if dist.get_rank() else STEP):
+        _, result, found = run(model_of(), Probe(scope="representation", warmup_steps=1), [[mine]])
+        assert result.conflict.norms_K == pytest.approx(gramian.diagonal().sqrt(), rel=1e-4)
+        ones = torch.ones(4, dtype=torch.float64)
+        assert relative_error(found, {**expected.combined(ones), **expected.own}) < 1e-5
 
 
 def run_alone(model, weighting, parts):
@@ -139,6 +152,7 @@ CASES = [
     segmented,
     per_task,
     representation,
+    representation_in_warm_up,
     weighting_of_losses,
     tracked_weighting_of_losses,
     moving_average,

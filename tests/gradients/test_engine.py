@@ -1,6 +1,5 @@
 """Each way to form gradients against a float64 reference: what ends up in `.grad` of every parameter."""
 
-from copy import deepcopy
 from dataclasses import dataclass
 
 import pytest
@@ -16,7 +15,7 @@ from gradients.steps import (
     gramian_weights,
     halves,
     model_of,
-    plain_loss,
+    offset_gramian,
     reference,
     relative_error,
     run,
@@ -255,21 +254,9 @@ def test_grouping_by_block_balances_each_block_by_itself(engine):
     assert relative_error(found, {**wanted, **expected.own}) < 1e-5
 
 
-def offset_gramian(model, step, module_of):
-    """Inner products of the gradients of an offset added to the hidden states that a module puts out."""
-    double = deepcopy(model).double()
-    rows = []
-    for task, batch in step.items():
-        offset = torch.zeros(32, dtype=torch.float64, requires_grad=True)
-
-        def add(module, inputs, output, offset=offset):
-            return (output[0] + offset, *output[1:]) if isinstance(output, tuple) else output + offset
-
-        handle = module_of(double).register_forward_hook(add)
-        loss = plain_loss(task, double({task: batch})[task], batch.labels_M)
-        rows.append(torch.autograd.grad(loss, offset)[0])
-        handle.remove()
-    return torch.stack(rows) @ torch.stack(rows).T
+def last_shared(num_shared_layers):
+    """From a model to the module whose outputs are the last that tasks share."""
+    return lambda model: model.encoder if num_shared_layers is None else model.encoder.blocks[num_shared_layers - 1]
 
 
 @pytest.mark.parametrize("cut", [False, True])
@@ -277,9 +264,7 @@ def offset_gramian(model, step, module_of):
 def test_the_representation_scope_weighs_by_the_gradient_of_an_offset(num_shared_layers, packed, cut):
     model, step = model_of(num_shared_layers=num_shared_layers, packed=packed), step_of()
     expected = reference(model, step)
-    gramian = offset_gramian(
-        model, step, lambda m: m.encoder if num_shared_layers is None else m.encoder.blocks[num_shared_layers - 1]
-    )
+    gramian = offset_gramian(model, step, last_shared(num_shared_layers))
     weighting = Probe(scope="representation")
     _, result, found = run(model, weighting, [halves(step) if cut else [step]])
     assert weighting.seen == pytest.approx(gramian, rel=1e-4, abs=1e-6 * float(gramian.max()))
@@ -507,12 +492,30 @@ def test_a_step_that_cannot_be_cut_has_equal_weights_that_sum_to_one():
     assert [float(weight) for weight in result.weights.values()] == [0.25] * 4
 
 
+def assert_conflict_of(conflict, gramian):
+    norms = gramian.diagonal().sqrt()
+    assert conflict.norms_K == pytest.approx(norms, rel=1e-4)
+    assert conflict.cosines_KK == pytest.approx(gramian / torch.outer(norms, norms), abs=1e-5)
+
+
 @pytest.mark.parametrize("weighting", [Probe(warmup_steps=1), AverageProbe(warmup_steps=1)])
 def test_warm_up_measures_conflict_too(weighting):
     model, step = model_of(), step_of()
     _, result, _ = run(model, weighting, [[step]])
-    expected = reference(model, step).gramian().diagonal().sqrt()
-    assert result.conflict.norms_K == pytest.approx(expected, rel=1e-4)
+    assert_conflict_of(result.conflict, reference(model, step).gramian())
+    assert weighting.memory == {}
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize(("num_shared_layers", "packed"), [(None, True), (2, True), (2, False)])
+def test_warm_up_measures_the_conflict_at_the_representation(num_shared_layers, packed, cut):
+    model, step = model_of(num_shared_layers=num_shared_layers, packed=packed), step_of()
+    expected = reference(model, step)
+    weighting = Probe(scope="representation", warmup_steps=1)
+    _, result, found = run(model, weighting, [halves(step) if cut else [step]])
+    assert_conflict_of(result.conflict, offset_gramian(model, step, last_shared(num_shared_layers)))
+    ones = torch.ones(4, dtype=torch.float64)
+    assert relative_error(found, {**expected.combined(ones), **expected.own}) < 1e-5
     assert weighting.memory == {}
 
 
