@@ -126,10 +126,15 @@ def a_task_that_one_process_lacks():
     expected = reference(model, STEP)
     first, second = halves(STEP)
     whole = {**first, "tags": STEP["tags"]}, {task: rows for task, rows in second.items() if task != "tags"}
-    for settings in ({}, {"engine": "per_task"}, {"scope": "representation"}):
-        weighting = Probe(**settings)
-        _, result, found = run(model_of(), weighting, [[whole[dist.get_rank()]]])
-        weights = gramian_weights(weighting.seen)
+    of_shared, of_offset = expected.gramian(), offset_gramian(model, STEP, lambda m: m.encoder)
+    for settings, gramian in (
+        ({}, of_shared),
+        ({"engine": "per_task"}, of_shared),
+        ({"scope": "representation"}, of_offset),
+    ):
+        _, result, found = run(model_of(), Probe(**settings), [[whole[dist.get_rank()]]])
+        weights = gramian_weights(gramian)
+        assert torch.stack(list(result.weights.values())) == pytest.approx(weights, rel=1e-3)
         assert relative_error(found, {**expected.combined(weights), **expected.own}) < 1e-5
         assert float(result.losses["tags"]) == pytest.approx(float(expected.losses[2]), rel=1e-4)
     _, result, _ = run(model_of(), LossProbe(), [[whole[dist.get_rank()]]])

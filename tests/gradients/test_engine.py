@@ -30,8 +30,10 @@ from mtl_cli.gradients.segmented_layers import (
     sums,
     sums_by_product,
 )
+from mtl_cli.training import AdamW
+from mtl_cli.training.clipping import clip_gradients
 from mtl_cli.types import UserError
-from mtl_cli.weighting import Equal, ExcessMTL, LossWeighting
+from mtl_cli.weighting import Equal, ExcessMTL, LossWeighting, PCGrad
 
 ENGINES = ("segmented", "per_task")
 
@@ -59,8 +61,10 @@ def test_padded_families_take_a_pass_a_task(family):
     check(model, step_of(), Probe())
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_bf16_autocast_gives_the_reference_within_its_rounding(engine):
+@pytest.mark.parametrize(("engine", "keep_share"), [("segmented", 100.0), ("segmented", 0.0), ("per_task", 100.0)])
+def test_bf16_autocast_gives_the_reference_within_its_rounding(engine, keep_share, monkeypatch):
+    # A share of 0: no layer keeps its gradients, all are formed anew, twice, of inputs and gradients in bf16.
+    monkeypatch.setattr("mtl_cli.gradients.collecting._KEEP_SHARE", keep_share)
     check(model_of(), step_of(), Probe(engine=engine), tolerance=2e-2, precision="bf16")
 
 
@@ -320,6 +324,36 @@ def test_three_batches_give_the_inner_products_of_two_and_the_update_of_the_thir
     assert relative_error(found, {**third.combined(weights), **third.own}) < 1e-5
     mean = (first.losses + second.losses + third.losses) / 3
     assert torch.stack(list(result.losses.values())).double() == pytest.approx(mean, rel=1e-4)
+
+
+# Clipping.
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_clipped_is_the_combined_gradient(engine, lazy, cut):
+    model, step = model_of(), step_of(("nli", "score"))
+    expected = reference(model, step)
+    # Gradient surgery of two tasks that conflict: g_1 + g_2, each without its part along the other.
+    (a, c), (_, b) = expected.gramian().tolist()
+    assert c < 0
+    combined = {**expected.combined(torch.tensor([1 - c / a, 1 - c / b], dtype=torch.float64)), **expected.own}
+    norm = float(torch.cat([value.flatten() for value in combined.values()]).norm())
+    wanted = {name: value * 0.1 / norm for name, value in combined.items()}
+
+    optimizer = AdamW(lr=1e-3).build(model, lazy=lazy)
+    run(model, PCGrad(engine=engine), [halves(step) if cut else [step]])
+    found_norm = clip_gradients(optimizer, [p for p in model.parameters() if p.requires_grad], 0.1)
+    optimizer.step()
+    assert float(found_norm) == pytest.approx(norm, rel=1e-4)
+    # After one step the first moment is the gradient that the optimizer has seen, times 1 - 0.9.
+    seen = {
+        name: optimizer.state[parameter]["exp_avg"] / 0.1
+        for name, parameter in model.named_parameters()
+        if parameter in optimizer.state
+    }
+    assert relative_error(seen, wanted) < 1e-5
 
 
 # Weightings of losses.
