@@ -365,6 +365,7 @@ def _check_together(objects: Mapping[str, Any]) -> list[str]:
         ),
         lambda: _check_frozen_encoder(objects["sharing"], objects["encoder"]),
         lambda: _check_weighting_fits_sharing(objects["weighting"], objects["sharing"], num_blocks),
+        lambda: _check_segmented(objects, shape),
         lambda: objects["sampler"].batch_sizes(names),
         lambda: _check_sampler_fits(objects["weighting"], objects["sampler"]),
         lambda: objects["trainer"].check_tasks(tasks),
@@ -413,6 +414,31 @@ def _check_weighting_fits_sharing(weighting: Any, sharing: Any, num_blocks: int 
         )
     if weighting.scope == "representation" and (reason := sharing.why_no_representation(num_blocks)) is not None:
         raise UserError(f"weighting.scope: found 'representation', but {reason}; use weighting.scope=all")
+
+
+def _check_segmented(objects: Mapping[str, Any], shape: Any) -> None:
+    """Refuse to form all tasks' gradients in one backward pass where the settings say that it cannot be.
+
+    What only the model shows is left to `GradientEngine`.
+    """
+    from mtl_cli.encoders.families import PACKED_FAMILIES
+    from mtl_cli.weighting import GradientWeighting
+
+    weighting = objects["weighting"]
+    if not isinstance(weighting, GradientWeighting) or weighting.engine != "segmented":
+        return
+    if weighting.scope == "representation":  # refused by itself
+        return
+    packed = getattr(objects["encoder"], "packing", None)
+    if packed == "auto":
+        packed = None if shape is None else shape.family in PACKED_FAMILIES
+    reasons = [
+        objects["sharing"].why_not_segmented,
+        "the encoder runs padded rows" if packed is False else None,
+        "the model is compiled (trainer.compile)" if objects["trainer"].compile else None,
+    ]
+    if found := " and ".join(filter(None, reasons)):
+        raise UserError(f"weighting.engine: found 'segmented', but {found}; use auto or per_task")
 
 
 def _check_sampler_fits(weighting: Any, sampler: Any) -> None:

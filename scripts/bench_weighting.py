@@ -157,7 +157,7 @@ def print_peak_memory(args: argparse.Namespace, device: torch.device) -> None:
     print(peak_memory_bytes(device))
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", choices=ENCODERS, default="minilm")
     parser.add_argument("--methods", nargs="+", default=sorted(path.stem for path in CONF.glob("*.yaml")))
@@ -174,13 +174,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     parser.add_argument("--force", action="store_true", help="measure on a busy machine too")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     args.methods = ["equal", *(name for name in args.methods if name != "equal")]
     return args
 
 
-def main() -> None:
-    args = parse()
+def main(arguments: list[str] | None = None) -> None:
+    args = parse(arguments)
     device = choose_device(args.device)
     if device.type == "cpu" and not args.plain_allocator:
         keep_freed_memory()  # as training does

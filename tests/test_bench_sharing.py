@@ -2,14 +2,11 @@
 
 import importlib
 import json
-from copy import deepcopy
 from pathlib import Path
 
 import pytest
 from encoders import tiny_encoders
-from transformers import BertConfig, BertModel
 
-from mtl_cli.encoders import Encoder
 from mtl_cli.sharing import HardSharing
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -19,14 +16,7 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 def bench(monkeypatch):
     """The script, on an encoder of two small blocks, for two strategies: hard sharing, and one block of each task."""
     monkeypatch.syspath_prepend(SCRIPTS)
-    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
-
-    def make_encoder(name):
-        tokenizer = deepcopy(tiny_encoders.tokenizer())
-        tokenizer.model_max_length = 128
-        return Encoder(BertModel(config, add_pooling_layer=False), tokenizer, pooling="mean", packed=True)
-
-    monkeypatch.setattr(importlib.import_module("bench_steps"), "make_encoder", make_encoder)
+    monkeypatch.setattr(importlib.import_module("bench_steps"), "make_encoder", tiny_encoders.for_benchmarks)
     module = importlib.import_module("bench_sharing")
     monkeypatch.setattr(module, "keep_freed_memory", lambda: True)  # it holds for the rest of the process
     return module

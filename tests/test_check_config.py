@@ -122,6 +122,17 @@ def test_what_is_wrong_is_said_with_the_key_what_was_found_and_what_is_allowed(o
         ),
         (["weighting=graddrop", "weighting.scope=1"], r"weighting.scope: found 1, but GradDrop combines all gradients"),
         (["weighting=moco", "weighting.scope=representation"], r"weighting.scope: found 'representation', but MoCo"),
+        (["weighting=trimmed_mean", "weighting.grouping=block"], r"weighting.grouping: found 'block', but TrimmedMean"),
+        (
+            [
+                "weighting=pcgrad",
+                "weighting.scope=representation",
+                "weighting.engine=segmented",
+                "trainer.compile=true",
+            ],
+            r"1 error in the configuration:\n.*weighting.engine: found 'segmented' with weighting.scope=representation",
+        ),
+        (["weighting=stch", "weighting.reference_steps=5"], r"weighting.reference_steps: found 5 with .*losses=raw"),
         (["weighting=pcgrad", "weighting.engine=fast"], r"weighting.engine: found 'fast'"),
         (["weighting=krum", "weighting.num_byzantine=1"], r"weighting.num_byzantine: found 1 with 3 tasks"),
         (
@@ -133,6 +144,32 @@ def test_what_is_wrong_is_said_with_the_key_what_was_found_and_what_is_allowed(o
 def test_a_weighting_that_does_not_fit_the_run_is_refused_before_anything_is_loaded(overrides, message):
     with pytest.raises(ConfigError, match=message):
         check_config(composed(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["trainer.compile=true"], "the model is compiled (trainer.compile)"),
+        (["sharing=cross_stitch"], "every row goes through the columns of all tasks"),
+        (["sharing=moe"], "an expert sees the tokens that are routed to it, not all of a step"),
+        (["encoder.packing=false"], "the encoder runs padded rows"),
+        (["encoder=minilm", "encoder.packing=false"], "the encoder runs padded rows"),
+        (
+            ["encoder.packing=false", "trainer.compile=true"],
+            "the encoder runs padded rows and the model is compiled (trainer.compile)",
+        ),
+    ],
+)
+def test_gradients_that_one_pass_cannot_give_are_refused_before_anything_is_loaded(overrides, reason):
+    (found,) = problems("weighting=pcgrad", "weighting.engine=segmented", *overrides)
+    assert found == f"weighting.engine: found 'segmented', but {reason}; use auto or per_task"
+    for fits in ("weighting.engine=auto", "weighting.engine=per_task"):
+        check_config(composed("weighting=pcgrad", fits, *overrides))
+
+
+def test_an_engine_that_does_not_fit_is_said_with_all_other_errors():
+    found = problems("weighting=pcgrad", "weighting.engine=segmented", "sharing=moe", "sharing.blocks=[7]")
+    assert [text.split(":")[0] for text in found] == ["sharing.blocks", "weighting.engine"]
 
 
 def test_the_depth_of_the_bundled_encoder_is_known_without_loading_it():
@@ -327,6 +364,11 @@ def hub_folders(tmp_path_factory):
             for name in ("soft_trace_norm", "cross_stitch", "sluice", "grouped")
         ),
         ("bert", ["weighting=pcgrad", "weighting.scope=4"], [r"weighting\.scope: found 4, but tasks share 3 blocks"]),
+        (
+            "deberta-v2",
+            ["weighting=pcgrad", "weighting.engine=segmented"],
+            [r"weighting\.engine: found 'segmented', but the encoder runs padded rows; use auto or per_task"],
+        ),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_a_models_config_is_refused_before_its_weights_are_loaded(
@@ -368,7 +410,9 @@ def test_a_prior_on_heads_is_refused_where_tasks_have_one_together():
 
 def test_what_a_config_that_cannot_be_read_says_is_left_to_loading(tmp_path):
     for path in (str(tmp_path), "some/model"):
-        check_config(composed("encoder=huggingface", f"encoder.path={path}", "sharing=adapters", "sharing.blocks=[99]"))
+        where = ["encoder=huggingface", f"encoder.path={path}"]
+        check_config(composed(*where, "sharing=adapters", "sharing.blocks=[99]"))
+        check_config(composed(*where, "weighting=pcgrad", "weighting.engine=segmented"))
 
 
 def test_a_config_that_brings_code_is_not_read(hub_folders):

@@ -9,14 +9,18 @@ all of its rows, D their width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from mtl_cli.gradients.blocks import Block, DenseBlock, RowBlock, pieces
 from mtl_cli.gradients.task_gradients import TaskGradients
-from mtl_cli.gradients.whole_gradients import InfoOf
 from mtl_cli.precision import wide_dtype
-from mtl_cli.weighting import AverageWeighting, SquaresWeighting
+from mtl_cli.weighting import AverageWeighting, SquaresWeighting, StepInfo
 from mtl_cli.weighting.weighting import Memory
+
+InfoOf = Callable[[str], StepInfo]
+"""From a group of parameters to what the weighting may know of the step, with that group's memory."""
 
 # A factor below this is multiplied out before the numbers that it stands beside become too large for float32.
 _SMALLEST_FACTOR = 1e-12
@@ -136,9 +140,11 @@ def _follow_rows(
 
 
 def observe_squares(weighting: SquaresWeighting, gradients: TaskGradients, info_of: InfoOf) -> None:
-    """Add the squares of the tasks' gradients to those of earlier steps, and show both to the weighting."""
+    """Add the squares of the gradients within the scope to those of earlier steps, and show both to the weighting."""
     memory = weighting.memory.setdefault("parameters", {})
     for name, block in gradients.blocks.items():
+        if not gradients.shared[name].in_scope:
+            continue
         info = info_of(gradients.shared[name].group)
         kept = _recall(memory, name, "squares", block, info.num_tasks, gradients.shared[name].parameter)
         squares: torch.Tensor = kept["squares"]

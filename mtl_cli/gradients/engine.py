@@ -17,7 +17,7 @@ from mtl_cli.gradients.collecting import TaskGradientCollector
 from mtl_cli.gradients.conflict import Conflict
 from mtl_cli.gradients.losses import Losses, Normalizers, add_losses, random_draws_of, random_state, summed
 from mtl_cli.gradients.ranks import any_over_ranks, is_distributed, sum_gradients_over_ranks, sum_over_ranks
-from mtl_cli.gradients.representation import RepresentationTap, scale_gradients
+from mtl_cli.gradients.representation import RepresentationTap, gramian_of, scale_gradients
 from mtl_cli.gradients.representation_step import RepresentationStep
 from mtl_cli.gradients.segmented import why_not_segmented
 from mtl_cli.gradients.shared import shared_parameters, trained_parameters
@@ -177,8 +177,10 @@ class GradientEngine:
         The weight is 1, or in the latter case 1 / K: the weights of the methods that cut a step sum to 1.
         """
         weighting = self.weighting
-        if isinstance(weighting, LossWeighting) or self.tap is not None:
+        if isinstance(weighting, LossWeighting):
             return self._loss_step(micro_batches, None)
+        if self.tap is not None:
+            return self._plain_representation_step(self.tap, micro_batches)
         gradients, losses = self.collector.collect(self._tasks, self._objective, micro_batches)
         weight = 1.0 if weighting.warming_up else 1.0 / len(self._tasks)
         weights_K = torch.full((len(self._tasks),), weight, dtype=torch.float64)
@@ -333,7 +335,7 @@ class GradientEngine:
             return StepResult(losses, self._by_task(plain_K), conflict)
         group_weights: dict[str, dict[str, torch.Tensor]] = {}
         if isinstance(weighting, CoordinateWeighting):
-            combine_coordinates(weighting, gradients, info_of)
+            combine_coordinates(weighting, gradients, info_of("whole"))
             shown_K, heads_K = plain_K * float("nan"), plain_K
         else:
             assert isinstance(weighting, GramianWeighting)
@@ -369,6 +371,18 @@ class GradientEngine:
             scale_gradients(self.own[task], weight)
         conflict = Conflict.from_gramian(self._tasks, step.gramian_KK)
         return StepResult(losses, self._by_task(step.weights_K), conflict)
+
+    def _plain_representation_step(self, tap: RepresentationTap, micro_batches: Sequence[Step]) -> StepResult:
+        """Equal weights in one pass; what passes the shared representation is looked at."""
+        total_KD = torch.zeros(len(self._tasks), self.model.encoder.hidden_size, device=self.losses.device)
+
+        def look(sums_KD: torch.Tensor) -> torch.Tensor:
+            total_KD.add_(sums_KD)
+            return torch.ones(len(self._tasks), dtype=torch.float64)
+
+        with tap.running(self._tasks, look):
+            result = self._loss_step(micro_batches, None)
+        return replace(result, conflict=Conflict.from_gramian(self._tasks, gramian_of(sum_over_ranks(total_KD))))
 
     def _warn_not_finite(self) -> None:
         if not self._warned:

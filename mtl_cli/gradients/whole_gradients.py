@@ -5,22 +5,16 @@ Shapes: K tasks of a step, P numbers of a parameter, U rows of an embedding that
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from mtl_cli.gradients.blocks import RowBlock, pieces
 from mtl_cli.gradients.task_gradients import TaskGradients, put
 from mtl_cli.precision import wide_dtype
 from mtl_cli.weighting import CoordinateWeighting, StepInfo
 
-InfoOf = Callable[[str], StepInfo]
-"""From a group of parameters to what the weighting may know of the step, with that group's memory."""
 
-
-def combine_coordinates(weighting: CoordinateWeighting, gradients: TaskGradients, info_of: InfoOf) -> None:
+def combine_coordinates(weighting: CoordinateWeighting, gradients: TaskGradients, info: StepInfo) -> None:
     """Put what the weighting makes of the tasks' gradients into `.grad` of each shared parameter."""
     for name, block in gradients.blocks.items():
-        entry = gradients.shared[name]
-        info = info_of(entry.group)
+        parameter = gradients.shared[name].parameter
         if isinstance(block, RowBlock):
             ids_U, values_KUD = block.touched_rows()
             values_KP = values_KUD.flatten(1)
@@ -32,6 +26,6 @@ def combine_coordinates(weighting: CoordinateWeighting, gradients: TaskGradients
         if isinstance(block, RowBlock):
             update = combined_P.new_zeros(block.shape)
             update[ids_U] = combined_P.view(values_KUD.shape[1:])
-            put(entry.parameter, update)
+            put(parameter, update)
         else:
-            put(entry.parameter, combined_P.view_as(entry.parameter))
+            put(parameter, combined_P.view_as(parameter))

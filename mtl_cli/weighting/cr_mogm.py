@@ -28,7 +28,8 @@ class CRMOGM(GramianWeighting):
 
     The paper's theory lets β grow to 1 as the learning rate falls; here, as in torchjd, it is constant. A task that a
     step does not hold keeps its λ. What the inner method needs of a step, and whether it weighs heads, holds for the
-    whole; its own settings of scope, grouping, engine and warm-up are refused, since those of this method apply.
+    whole: where it does, its weights of heads are smoothed in the same way. Its own settings of scope, grouping, engine
+    and warm-up are refused, since those of this method apply.
 
     Args:
         weighting: the inner method: one whose weights follow from the inner products of one batch a task.
@@ -71,16 +72,24 @@ class CRMOGM(GramianWeighting):
 
     def weights(self, gramian_KK: torch.Tensor, step: StepInfo) -> torch.Tensor:
         """Return λ of this step's tasks."""
-        inner_K = self.weighting.weights(gramian_KK, self._inner(step))
-        smooth = step.recall("smooth", math.nan if self.initial_weight is None else self.initial_weight)
+        inner = self._inner(step)
+        inner_K = self.weighting.weights(gramian_KK, inner)
+        heads_K = self.weighting.head_weights(inner, inner_K)
+        step.scratch["heads_K"] = self._smoothed("smooth_heads", heads_K, step) if self.weighs_heads else heads_K
+        return self._smoothed("smooth", inner_K, step)
+
+    def head_weights(self, step: StepInfo, weights_K: torch.Tensor) -> torch.Tensor:
+        """Return the inner method's weights of heads, smoothed; as they are, where it does not weigh heads."""
+        heads_K: torch.Tensor = step.scratch["heads_K"]
+        return heads_K
+
+    def _smoothed(self, name: str, inner_K: torch.Tensor, step: StepInfo) -> torch.Tensor:
+        """Take the inner weights into what is kept of them under a name, and return that."""
+        smooth = step.recall(name, math.nan if self.initial_weight is None else self.initial_weight)
         before_K = smooth[step.index_K]
         before_K = torch.where(before_K.isnan(), inner_K, before_K)
         smooth[step.index_K] = self.momentum * before_K + (1.0 - self.momentum) * inner_K
         return smooth[step.index_K]
-
-    def head_weights(self, step: StepInfo, weights_K: torch.Tensor) -> torch.Tensor:
-        """Return what the inner method says of the smoothed weights."""
-        return self.weighting.head_weights(self._inner(step), weights_K)
 
     def _inner(self, step: StepInfo) -> StepInfo:
         return dataclasses.replace(

@@ -33,7 +33,8 @@ class ExcessMTL(SquaresWeighting):
 
         w_k <- w_k exp(step_size e_k / (b_k + 1e-7)), normalised.
 
-    The weights apply to all parameters: one joint objective. S is as large as the gradients of all tasks together.
+    The weights apply to all parameters: one joint objective. S is as large as the gradients of all tasks together, as
+    far as `scope` looks at them.
 
     He et al., Robust Multi-Task Learning with Excess Risks, ICML 2024. Readings differ in two places.
     b_k: the mean of e_k over the first `num_baseline_steps` steps, during which weights stay as they are. 1, the
@@ -64,7 +65,8 @@ class ExcessMTL(SquaresWeighting):
 
     def weights(self, gramian_KK: torch.Tensor, step: StepInfo) -> torch.Tensor:
         """Move the weights by one step and return them."""
-        ratio_K = self._ratio_to_baseline(step.scratch["risk_K"].cpu(), step)
+        nothing_K = torch.zeros(len(step.tasks), dtype=torch.float64)
+        ratio_K = self._ratio_to_baseline(step.scratch.get("risk_K", nothing_K).cpu(), step)
         logs = step.recall("log_weights", -math.log(step.num_tasks))
         # Logarithms, so that no weight is 0 for ever, however far another is ahead.
         moved_K = logs[step.index_K].double() + self.step_size * ratio_K

@@ -28,7 +28,8 @@ class GradientWeighting(Weighting):
         grouping: "whole": one weight a task for all parameters; "block": each block of the encoder (embeddings, what
             lies outside of blocks) is balanced for itself.
         engine: how each task's gradient is formed. "segmented": in one backward pass, over that task's rows alone;
-            "per_task": a pass a task; "auto": segmented where the encoder's layers allow it.
+            "per_task": a pass a task; "auto": segmented where the encoder's layers allow it. With scope
+            "representation" there is nothing to choose.
 
     Class attributes:
         needs_gradients: whether the method looks at the gradients themselves, not at their inner products alone.
@@ -53,10 +54,19 @@ class GradientWeighting(Weighting):
             )
         if self.scope != "all" and isinstance(self, CoordinateWeighting):
             raise UserError(f"weighting.scope: found {self.scope!r}, but {method} combines all gradients; allowed: all")
+        if self.grouping == "block" and isinstance(self, CoordinateWeighting):
+            raise UserError(
+                f"weighting.grouping: found 'block', but {method} combines each number by itself; allowed: whole"
+            )
         if self.scope == "representation" and (self.needs_gradients or self.num_batches > 1):
             raise UserError(
                 f"weighting.scope: found 'representation', but {method} looks at more than inner products of one "
                 "batch; allowed: all, or a number of blocks"
+            )
+        if self.scope == "representation" and self.engine != "auto":
+            raise UserError(
+                f"weighting.engine: found {self.engine!r} with weighting.scope=representation, which takes one "
+                "backward pass of all tasks in any case; allowed with it: auto"
             )
 
     def check_num_shared_blocks(self, num_blocks: int) -> None:
@@ -114,14 +124,16 @@ class AverageWeighting(GramianWeighting):
 class SquaresWeighting(GramianWeighting):
     """A method that looks at the sum over all steps of each number of the tasks' gradients squared.
 
-    The sums are kept, saved and restored for it: K times the shared parameters.
+    The sums are kept, saved and restored for it: K times the shared parameters in the scope.
     """
 
     needs_gradients: ClassVar[bool] = True
 
     @abstractmethod
     def observe(self, gradients_KP: torch.Tensor, squares_KP: torch.Tensor, step: StepInfo) -> None:
-        """Look at some numbers; called for all numbers in turn, before `weights`. What it finds goes to `step.scratch`.
+        """Look at some numbers; called for all numbers of the scope in turn, before `weights`.
+
+        What it finds goes to `step.scratch`. Not called in a step that uses no parameter of the scope.
 
         Args:
             gradients_KP: each task's gradient of some numbers, (K, P), float32 (or float64). Left out are the rows of

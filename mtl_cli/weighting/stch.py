@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from mtl_cli.types import PositiveFloat, PositiveInt
+from mtl_cli.types import PositiveFloat, PositiveInt, UserError
 from mtl_cli.weighting.positive_losses import positive
 from mtl_cli.weighting.stated_values import of_step, preference_of_step, settle
 from mtl_cli.weighting.weighting import LossWeighting, StepInfo, TasksNeeded
@@ -47,6 +47,18 @@ class STCH(LossWeighting):
     losses: Literal["raw", "log_ratio"] = "raw"
     ideal: dict[str, float] = field(default_factory=dict)
     reference_steps: PositiveInt | None = None
+
+    def __post_init__(self) -> None:
+        if self.losses == "log_ratio" and self.ideal:
+            raise UserError(
+                f"weighting.ideal: found {self.ideal} with weighting.losses=log_ratio, which takes the logarithm of "
+                "whole losses; allowed with it: {}"
+            )
+        if self.losses == "raw" and self.reference_steps is not None:
+            raise UserError(
+                f"weighting.reference_steps: found {self.reference_steps} with weighting.losses=raw, which averages no "
+                "losses; allowed with it: null"
+            )
 
     def start(self, tasks: Sequence[str], seed: int = 0, steps_per_epoch: int = 1) -> None:
         """Settle each task's preference and ideal loss."""

@@ -150,6 +150,23 @@ def reference(model, step):
     return Reference({name: torch.stack(rows) for name, rows in shared.items()}, own, torch.stack(losses))
 
 
+def offset_gramian(model, step, module_of):
+    """Inner products of the gradients of an offset added to the hidden states that a module puts out."""
+    double = deepcopy(model).double()
+    rows = []
+    for task, batch in step.items():
+        offset = torch.zeros(32, dtype=torch.float64, requires_grad=True)
+
+        def add(module, inputs, output, offset=offset):
+            return (output[0] + offset, *output[1:]) if isinstance(output, tuple) else output + offset
+
+        handle = module_of(double).register_forward_hook(add)
+        loss = plain_loss(task, double({task: batch})[task], batch.labels_M)
+        rows.append(torch.autograd.grad(loss, offset)[0])
+        handle.remove()
+    return torch.stack(rows) @ torch.stack(rows).T
+
+
 def gramian_weights(gramian_KK):
     """Weights that every entry of the Gramian has a part in."""
     scale = gramian_KK.diagonal().sqrt()

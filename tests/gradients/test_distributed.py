@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from gradients.steps import (
     gramian_weights,
     halves,
     model_of,
+    offset_gramian,
     reference,
     relative_error,
     run,
@@ -56,6 +56,18 @@ def representation():
     _, result, found = run(model, Probe(scope="representation"), [[part_of_rank(STEP)]])
     assert list(map(float, result.weights.values())) == pytest.approx(list(map(float, expected.weights.values())), 1e-3)
     assert relative_error(found, {name: g.double() for name, g in wanted.items()}) < 1e-5
+
+
+def representation_in_warm_up():
+    model = model_of()
+    expected = reference(model, STEP)
+    gramian = offset_gramian(model, STEP, lambda m: m.encoder)
+    # The last step has rows in one process alone.
+    for mine in (part_of_rank(STEP), {} if dist.get_rank() else STEP):
+        _, result, found = run(model_of(), Probe(scope="representation", warmup_steps=1), [[mine]])
+        assert result.conflict.norms_K == pytest.approx(gramian.diagonal().sqrt(), rel=1e-4)
+        ones = torch.ones(4, dtype=torch.float64)
+        assert relative_error(found, {**expected.combined(ones), **expected.own}) < 1e-5
 
 
 def run_alone(model, weighting, parts):
@@ -114,10 +126,15 @@ def a_task_that_one_process_lacks():
     expected = reference(model, STEP)
     first, second = halves(STEP)
     whole = {**first, "tags": STEP["tags"]}, {task: rows for task, rows in second.items() if task != "tags"}
-    for settings in ({}, {"engine": "per_task"}, {"scope": "representation"}):
-        weighting = Probe(**settings)
-        _, result, found = run(model_of(), weighting, [[whole[dist.get_rank()]]])
-        weights = gramian_weights(weighting.seen)
+    of_shared, of_offset = expected.gramian(), offset_gramian(model, STEP, lambda m: m.encoder)
+    for settings, gramian in (
+        ({}, of_shared),
+        ({"engine": "per_task"}, of_shared),
+        ({"scope": "representation"}, of_offset),
+    ):
+        _, result, found = run(model_of(), Probe(**settings), [[whole[dist.get_rank()]]])
+        weights = gramian_weights(gramian)
+        assert torch.stack(list(result.weights.values())) == pytest.approx(weights, rel=1e-3)
         assert relative_error(found, {**expected.combined(weights), **expected.own}) < 1e-5
         assert float(result.losses["tags"]) == pytest.approx(float(expected.losses[2]), rel=1e-4)
     _, result, _ = run(model_of(), LossProbe(), [[whole[dist.get_rank()]]])
@@ -140,6 +157,7 @@ CASES = [
     segmented,
     per_task,
     representation,
+    representation_in_warm_up,
     weighting_of_losses,
     tracked_weighting_of_losses,
     moving_average,
@@ -157,12 +175,11 @@ def free_port():
 
 def test_two_processes_give_the_gradients_of_one():
     port = str(free_port())
-    tests = str(Path(__file__).parents[1])
     processes = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", __file__],
             env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-                 "OMP_NUM_THREADS": "1", "PYTHONPATH": tests},
+                 "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(2)

@@ -1,6 +1,5 @@
 """Each way to form gradients against a float64 reference: what ends up in `.grad` of every parameter."""
 
-from copy import deepcopy
 from dataclasses import dataclass
 
 import pytest
@@ -12,10 +11,11 @@ from gradients.steps import (
     LossProbe,
     Probe,
     ThreeBatchProbe,
+    gradients_of,
     gramian_weights,
     halves,
     model_of,
-    plain_loss,
+    offset_gramian,
     reference,
     relative_error,
     run,
@@ -30,8 +30,10 @@ from mtl_cli.gradients.segmented_layers import (
     sums,
     sums_by_product,
 )
+from mtl_cli.training import AdamW
+from mtl_cli.training.clipping import clip_gradients
 from mtl_cli.types import UserError
-from mtl_cli.weighting import Equal, LossWeighting
+from mtl_cli.weighting import Equal, ExcessMTL, LossWeighting, PCGrad
 
 ENGINES = ("segmented", "per_task")
 
@@ -59,8 +61,10 @@ def test_padded_families_take_a_pass_a_task(family):
     check(model, step_of(), Probe())
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_bf16_autocast_gives_the_reference_within_its_rounding(engine):
+@pytest.mark.parametrize(("engine", "keep_share"), [("segmented", 100.0), ("segmented", 0.0), ("per_task", 100.0)])
+def test_bf16_autocast_gives_the_reference_within_its_rounding(engine, keep_share, monkeypatch):
+    # A share of 0: no layer keeps its gradients, all are formed anew, twice, of inputs and gradients in bf16.
+    monkeypatch.setattr("mtl_cli.gradients.collecting._KEEP_SHARE", keep_share)
     check(model_of(), step_of(), Probe(engine=engine), tolerance=2e-2, precision="bf16")
 
 
@@ -205,6 +209,40 @@ def test_a_scope_of_more_blocks_than_tasks_share_is_refused():
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("scope", "blocks"), [("all", ""), (1, "2"), (2, "12")])
+def test_squares_of_gradients_are_looked_at_and_kept_within_the_scope_alone(scope, blocks, engine):
+    model, weighting = model_of(), ExcessMTL(step_size=1.0, scope=scope, engine=engine)
+    expected = [reference(model, step_of(seed=seed)) for seed in range(3)]
+    in_scope = {
+        name for name in expected[0].shared if scope == "all" or any(f".layer.{block}." in name for block in blocks)
+    }
+    runner, result, found = run(model, weighting, [[step_of()]])
+    squares, baseline, logs = 0.0, None, torch.full((4,), 0.25, dtype=torch.float64).log()
+    for seed, of_step in enumerate(expected):
+        if seed > 0:
+            runner.after_update()
+            model.zero_grad(set_to_none=True)
+            result = runner.step([[step_of(seed=seed)]])
+            found = gradients_of(model)
+        rows = torch.cat([of_step.shared[name].flatten(1) for name in sorted(in_scope)], dim=1)
+        squares = squares + rows.square()
+        risk = (rows.square() / (squares + 1e-7).sqrt()).sum(1)
+        if baseline is None:
+            baseline = risk
+            logs = torch.log_softmax(logs + 1.0, dim=0)  # while a baseline is collected, e_k / b_k counts as 1
+        else:
+            logs = torch.log_softmax(logs + risk / (baseline + 1e-7), dim=0)
+        weights = logs.exp()
+        assert torch.stack(list(result.weights.values())) == pytest.approx(weights, rel=1e-4)
+        own = {
+            name: g * weights[list(model.tasks).index(model.parameter_partition()[name])]
+            for name, g in of_step.own.items()
+        }
+        assert relative_error(found, {**of_step.combined(weights), **own}) < 1e-5
+    assert set(weighting.memory["parameters"]) == in_scope
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_grouping_by_block_balances_each_block_by_itself(engine):
     model, step = model_of(), step_of()
     expected = reference(model, step)
@@ -220,21 +258,9 @@ def test_grouping_by_block_balances_each_block_by_itself(engine):
     assert relative_error(found, {**wanted, **expected.own}) < 1e-5
 
 
-def offset_gramian(model, step, module_of):
-    """Inner products of the gradients of an offset added to the hidden states that a module puts out."""
-    double = deepcopy(model).double()
-    rows = []
-    for task, batch in step.items():
-        offset = torch.zeros(32, dtype=torch.float64, requires_grad=True)
-
-        def add(module, inputs, output, offset=offset):
-            return (output[0] + offset, *output[1:]) if isinstance(output, tuple) else output + offset
-
-        handle = module_of(double).register_forward_hook(add)
-        loss = plain_loss(task, double({task: batch})[task], batch.labels_M)
-        rows.append(torch.autograd.grad(loss, offset)[0])
-        handle.remove()
-    return torch.stack(rows) @ torch.stack(rows).T
+def last_shared(num_shared_layers):
+    """From a model to the module whose outputs are the last that tasks share."""
+    return lambda model: model.encoder if num_shared_layers is None else model.encoder.blocks[num_shared_layers - 1]
 
 
 @pytest.mark.parametrize("cut", [False, True])
@@ -242,9 +268,7 @@ def offset_gramian(model, step, module_of):
 def test_the_representation_scope_weighs_by_the_gradient_of_an_offset(num_shared_layers, packed, cut):
     model, step = model_of(num_shared_layers=num_shared_layers, packed=packed), step_of()
     expected = reference(model, step)
-    gramian = offset_gramian(
-        model, step, lambda m: m.encoder if num_shared_layers is None else m.encoder.blocks[num_shared_layers - 1]
-    )
+    gramian = offset_gramian(model, step, last_shared(num_shared_layers))
     weighting = Probe(scope="representation")
     _, result, found = run(model, weighting, [halves(step) if cut else [step]])
     assert weighting.seen == pytest.approx(gramian, rel=1e-4, abs=1e-6 * float(gramian.max()))
@@ -300,6 +324,36 @@ def test_three_batches_give_the_inner_products_of_two_and_the_update_of_the_thir
     assert relative_error(found, {**third.combined(weights), **third.own}) < 1e-5
     mean = (first.losses + second.losses + third.losses) / 3
     assert torch.stack(list(result.losses.values())).double() == pytest.approx(mean, rel=1e-4)
+
+
+# Clipping.
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_clipped_is_the_combined_gradient(engine, lazy, cut):
+    model, step = model_of(), step_of(("nli", "score"))
+    expected = reference(model, step)
+    # Gradient surgery of two tasks that conflict: g_1 + g_2, each without its part along the other.
+    (a, c), (_, b) = expected.gramian().tolist()
+    assert c < 0
+    combined = {**expected.combined(torch.tensor([1 - c / a, 1 - c / b], dtype=torch.float64)), **expected.own}
+    norm = float(torch.cat([value.flatten() for value in combined.values()]).norm())
+    wanted = {name: value * 0.1 / norm for name, value in combined.items()}
+
+    optimizer = AdamW(lr=1e-3).build(model, lazy=lazy)
+    run(model, PCGrad(engine=engine), [halves(step) if cut else [step]])
+    found_norm = clip_gradients(optimizer, [p for p in model.parameters() if p.requires_grad], 0.1)
+    optimizer.step()
+    assert float(found_norm) == pytest.approx(norm, rel=1e-4)
+    # After one step the first moment is the gradient that the optimizer has seen, times 1 - 0.9.
+    seen = {
+        name: optimizer.state[parameter]["exp_avg"] / 0.1
+        for name, parameter in model.named_parameters()
+        if parameter in optimizer.state
+    }
+    assert relative_error(seen, wanted) < 1e-5
 
 
 # Weightings of losses.
@@ -472,12 +526,30 @@ def test_a_step_that_cannot_be_cut_has_equal_weights_that_sum_to_one():
     assert [float(weight) for weight in result.weights.values()] == [0.25] * 4
 
 
+def assert_conflict_of(conflict, gramian):
+    norms = gramian.diagonal().sqrt()
+    assert conflict.norms_K == pytest.approx(norms, rel=1e-4)
+    assert conflict.cosines_KK == pytest.approx(gramian / torch.outer(norms, norms), abs=1e-5)
+
+
 @pytest.mark.parametrize("weighting", [Probe(warmup_steps=1), AverageProbe(warmup_steps=1)])
 def test_warm_up_measures_conflict_too(weighting):
     model, step = model_of(), step_of()
     _, result, _ = run(model, weighting, [[step]])
-    expected = reference(model, step).gramian().diagonal().sqrt()
-    assert result.conflict.norms_K == pytest.approx(expected, rel=1e-4)
+    assert_conflict_of(result.conflict, reference(model, step).gramian())
+    assert weighting.memory == {}
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize(("num_shared_layers", "packed"), [(None, True), (2, True), (2, False)])
+def test_warm_up_measures_the_conflict_at_the_representation(num_shared_layers, packed, cut):
+    model, step = model_of(num_shared_layers=num_shared_layers, packed=packed), step_of()
+    expected = reference(model, step)
+    weighting = Probe(scope="representation", warmup_steps=1)
+    _, result, found = run(model, weighting, [halves(step) if cut else [step]])
+    assert_conflict_of(result.conflict, offset_gramian(model, step, last_shared(num_shared_layers)))
+    ones = torch.ones(4, dtype=torch.float64)
+    assert relative_error(found, {**expected.combined(ones), **expected.own}) < 1e-5
     assert weighting.memory == {}
 
 

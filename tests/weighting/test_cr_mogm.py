@@ -21,6 +21,7 @@ from mtl_cli.weighting.conflict_free import ConFIG
 from mtl_cli.weighting.cr_mogm import CRMOGM
 from mtl_cli.weighting.fairgrad import FairGrad
 from mtl_cli.weighting.gradient_weighting import AverageWeighting, GramianWeighting
+from mtl_cli.weighting.gradnorm import GradNorm
 from mtl_cli.weighting.krum import Krum
 from mtl_cli.weighting.nash_mtl import NashMTL
 
@@ -147,9 +148,45 @@ def test_what_the_inner_method_needs_holds_for_the_whole():
     assert CRMOGM(weighting=Krum()).needs_tasks == "all"
     assert CRMOGM(weighting=FairGrad()).needs_tasks == "several"
     assert CRMOGM(weighting=NashMTL()).weighs_heads is False
-    heads = started(CRMOGM(weighting=NashMTL(weigh_heads=True)), 2)
-    weights = torch.tensor([0.3, 0.4], dtype=torch.float64)
-    assert torch.equal(heads.head_weights(info(heads), weights), weights)
+    assert CRMOGM(weighting=NashMTL(weigh_heads=True)).weighs_heads is True
+
+
+def head_weights(weighting, rows):
+    """A step: the weights of the shared parameters, and those of heads."""
+    step = info(weighting)
+    weights_K = weighting.weights(rows @ rows.T, step)
+    heads_K = weighting.head_weights(step, weights_K)
+    weighting.finish_step()
+    return weights_K.tolist(), heads_K.tolist()
+
+
+def test_weights_of_heads_are_smoothed_where_the_inner_method_weighs_them():
+    weighting = started(CRMOGM(weighting=NashMTL(max_norm=0.1, weigh_heads=True), momentum=0.75), 2)
+    # Orthogonal gradients of norm n: a = 1/n, whose combination is √2 long, so that max_norm makes it a 0.1/√2; of
+    # heads the limit is left out.
+    eye, limited = torch.eye(2, dtype=torch.float64), 0.1 / 2**0.5
+    shared, heads = head_weights(weighting, eye)
+    assert shared == pytest.approx([limited] * 2)
+    assert heads == pytest.approx([1.0] * 2)
+    for _ in range(2):
+        shared, heads = head_weights(weighting, 10 * eye)
+    # 0.75 (0.75 * 1 + 0.25 * 0.1) + 0.25 * 0.1 = 0.60625.
+    assert heads == pytest.approx([0.60625] * 2)
+    assert shared == pytest.approx([0.60625 * limited] * 2)
+
+
+def test_weights_of_heads_are_those_of_the_shared_parameters_where_the_inner_method_has_it_so():
+    weighting = started(CRMOGM(weighting=GradNorm(scope="all"), momentum=0.75), 3)
+    for seed in range(3):
+        shared, heads = head_weights(weighting, random_rows(3, seed))
+        assert heads == shared
+    assert len(set(shared)) == 3
+
+
+def test_heads_stay_as_they_are_where_the_inner_method_leaves_them():
+    weighting = started(CRMOGM(weighting=NashMTL(), initial_weight=0.3), 2)
+    for seed in range(2):
+        assert head_weights(weighting, random_rows(2, seed))[1] == [1.0, 1.0]
 
 
 def test_what_the_inner_method_asks_of_the_run_is_checked():

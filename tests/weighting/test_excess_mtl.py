@@ -97,6 +97,21 @@ def test_a_single_task_has_weight_one_in_its_step_and_in_its_run():
             assert driver.step(rows, tasks=tasks).weights.tolist() == [1.0]
 
 
+def test_a_step_without_a_gradient_in_the_scope_counts_as_one_of_zeros():
+    # Tasks of a step may use no parameter of the highest shared block: `observe` is then not called.
+    methods = [ExcessMTL(), ExcessMTL()]
+    rows = random_rows(torch.Generator().manual_seed(0), 2)
+    for method, shown in zip(methods, (torch.zeros_like(rows), None), strict=True):
+        method.start(["a", "b"])
+        for gradients in (rows, shown):
+            step = method.step_info(["a", "b"], torch.ones(2).double())
+            if gradients is not None:
+                method.observe(gradients, rows.square(), step)
+            weights = method.weights(torch.eye(2).double(), step)
+        assert weights.tolist() == [0.5, 0.5]
+    assert methods[0].memory["num_steps"].tolist() == methods[1].memory["num_steps"].tolist() == [2, 2]
+
+
 def test_a_step_that_lacks_a_task_leaves_that_tasks_state_alone():
     assert_absent_tasks_keep_their_state(ExcessMTL)
 

@@ -98,3 +98,21 @@ def test_steps_without_a_task_leave_its_average_alone():
 def test_a_number_for_a_task_that_is_not_in_the_run_is_refused_with_the_nearest(setting):
     with pytest.raises(UserError, match=rf"weighting.{setting}.sst: no such task.*did you mean 'sst2'"):
         STCH(**{setting: {"sst": 1.0}}).start(["sst2", "rte"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"losses": "log_ratio", "ideal": {"a": 0.5}},
+            r"weighting.ideal: found {'a': 0.5} with weighting.losses=log_r",
+        ),
+        (
+            {"reference_steps": 5},
+            r"weighting.reference_steps: found 5 with weighting.losses=raw, .*allowed with it: nu",
+        ),
+    ],
+)
+def test_settings_of_the_other_kind_of_losses_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        STCH(**settings)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mtl_cli.types import UserError
-from mtl_cli.weighting import Equal, GramianWeighting, Static, check_fit
+from mtl_cli.weighting import Equal, GradDrop, GramianWeighting, Static, TrimmedMean, check_fit
 
 
 def weigh(weighting, tasks=("a", "b"), run_tasks=("a", "b")):
@@ -116,8 +116,20 @@ def test_a_weighting_of_losses_takes_any_sampler(holds):
     [
         ({"scope": 2, "grouping": "block"}, "weighting.grouping: found 'block' with weighting.scope=2"),
         ({"scope": "representation", "grouping": "block"}, "weighting.grouping"),
+        (
+            {"scope": "representation", "engine": "per_task"},
+            "weighting.engine: found 'per_task' with weighting.scope=representation, .*allowed with it: auto",
+        ),
+        ({"scope": "representation", "engine": "segmented"}, "weighting.engine: found 'segmented'"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         Several(**settings).start(["a", "b"])
+
+
+@pytest.mark.parametrize("weighting", [GradDrop(grouping="block"), TrimmedMean(grouping="block")])
+def test_a_method_that_combines_each_number_by_itself_has_no_groups_to_balance(weighting):
+    name = type(weighting).__name__
+    with pytest.raises(UserError, match=f"weighting.grouping: found 'block', but {name} combines each number by itse"):
+        weighting.start(["a", "b", "c"])
