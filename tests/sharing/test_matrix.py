@@ -1,8 +1,8 @@
 """Every strategy with every family of encoders: what must hold whatever the strategy.
 
 The variants of a strategy are in settings/<name>.json; a strategy without such a file is tried with its YAML alone. Of
-a variant may be said there: `families` (other settings for a family), `refused` (families, with the words), and, each
-a part of parameters' names with the reason, `reached_in_training` and `may_lack_a_gradient`.
+a variant may be said there: `families` (other settings for a family), `labels` (others for a task), `refused` (families,
+with the words), and, each a part of parameters' names with the reason, `reached_in_training` and `may_lack_a_gradient`.
 """
 
 import json
@@ -75,7 +75,8 @@ def model_of(name, variant, family, moved=True):
     encoder, strategy = encoder_of(family), strategy_of(name, variant, family)
     torch.manual_seed(1)
     of_tasks = {task: found for task, found in tasks().items() if task in TASKS}
-    model = MultiTaskModel(encoder, strategy, of_tasks, {task: LABELS[task] for task in TASKS})
+    labels = LABELS | variant.get("labels", {})
+    model = MultiTaskModel(encoder, strategy, of_tasks, {task: labels[task] for task in TASKS})
     if moved:
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():
@@ -105,12 +106,12 @@ def without_dropout(model):
     return model
 
 
-def train(model, first, last, checkpoints=None, stop=None, state=None):
-    """Some steps as the training loop makes them, dropout on; some lack a task, one has micro-batches."""
+def train(model, first, last, checkpoints=None, stop=None, state=None, precision="fp32"):
+    """Some steps as the training loop makes them; some lack a task, one has micro-batches."""
     model.train()
     optimizer, weighting = AdamW(lr=1e-3).build(model), Equal()
     weighting.start(list(model.tasks))
-    engine = GradientEngine(model, weighting, Losses(model, "fp32", CPU))
+    engine = GradientEngine(model, weighting, Losses(model, precision, CPU))
     if state is not None:
         optimizer.load_state_dict(state["optimizer"])
         restore_generators(state["generators"])
