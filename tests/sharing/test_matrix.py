@@ -1,8 +1,9 @@
 """Every strategy with every family of encoders: what must hold whatever the strategy.
 
 The variants of a strategy are in settings/<name>.json; a strategy without such a file is tried with its YAML alone. Of
-a variant may be said there: `families` (other settings for a family), `labels` (others for a task), `refused` (families,
-with the words), and, each a part of parameters' names with the reason, `reached_in_training` and `may_lack_a_gradient`.
+a variant may be said there: `families` (other settings for a family), `labels` (others for a task), `refused`
+(families, with the words), and, each a part of parameters' names with the reason, `reached_in_training` and
+`may_lack_a_gradient`.
 """
 
 import json
@@ -95,6 +96,13 @@ def skip_refused(request):
         with pytest.raises(UserError, match=pattern):
             model_of(request.getfixturevalue("name"), variant, family)
         pytest.skip("refused, with the reason")
+
+
+def distance(found, wanted):
+    """How far gradients are from those that are wanted, all parameters together, relative to their length."""
+    assert found.keys() == wanted.keys()
+    length = torch.stack([g.norm() for g in wanted.values()]).norm()
+    return float(torch.stack([(found[key] - wanted[key]).norm() for key in wanted]).norm() / length)
 
 
 def without_dropout(model):
@@ -233,10 +241,7 @@ def test_one_pass_and_a_pass_a_task_give_the_same_balanced_gradient(name, varian
             pytest.skip(balancing.how)
         balancing.step([[step_of(TASKS)]])
         found.append(gradients_of(model))
-    assert found[0].keys() == found[1].keys()
-    length = torch.stack([g.norm() for g in found[1].values()]).norm()
-    difference = torch.stack([(found[0][key] - found[1][key]).norm() for key in found[1]]).norm()
-    assert difference < 1e-4 * length
+    assert distance(*found) < 1e-4
 
 
 @pytest.mark.usefixtures("skip_refused")
@@ -249,22 +254,22 @@ def test_micro_batches_add_up_to_the_whole_step(name, variant, family):
         weighting.start(list(TASKS))
         GradientEngine(model, weighting, Losses(model, "fp32", CPU)).step([parts])
         found.append(gradients_of(model))
-    assert found[0].keys() == found[1].keys()
-    length = torch.stack([g.norm() for g in found[0].values()]).norm()
-    difference = torch.stack([(found[0][key] - found[1][key]).norm() for key in found[0]]).norm()
-    assert difference < 1e-4 * length
+    assert distance(*found) < 1e-4
 
 
 @pytest.mark.usefixtures("skip_refused")
 @pytest.mark.parametrize(("name", "variant", "family"), [c for c in cases() if c.values[2] in ("bert", "deberta-v2")])
 def test_training_in_bf16_stays_near_float32(name, variant, family):
-    losses = []
+    """Measured: gradients up to 0.014 apart, losses of four steps up to 0.006; the limits are three times that."""
+    gradients, losses = [], []
     for precision in ("fp32", "bf16"):
-        model = model_of(name, variant, family).eval()
-        step = step_of(TASKS)
+        model, step = without_dropout(model_of(name, variant, family)), step_of(TASKS)
         measured = Losses(model, precision, CPU)
-        found = measured(step, measured.normalizers([step], list(step)))
+        torch.manual_seed(3)  # what a strategy draws, it draws in both
+        found = measured(step, measured.normalizers([step], TASKS))
         measured.objective(torch.stack(list(found.values()))).backward()
-        assert all(gradient.isfinite().all() for gradient in gradients_of(model).values())
-        losses.append(torch.stack(list(found.values())).detach())
-    torch.testing.assert_close(losses[1], losses[0], atol=0.15, rtol=0.1)
+        gradients.append(gradients_of(model))
+        model.zero_grad(set_to_none=True)
+        losses.append(train(model, 0, 4 if family == "bert" else 1, precision=precision))
+    assert distance(gradients[1], gradients[0]) < 0.04  # cosines are above 0.999 then
+    assert losses[1] == pytest.approx(losses[0], abs=0.02)
