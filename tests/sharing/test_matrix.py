@@ -2,20 +2,24 @@
 
 The variants of a strategy are in settings/<name>.json; a strategy without such a file is tried with its YAML alone. Of
 a variant may be said there: `families` (other settings for a family), `labels` (others for a task), `refused`
-(families, with the words), and, each a part of parameters' names with the reason, `reached_in_training` and
-`may_lack_a_gradient`.
+(families, with the words), `costs_in_training` (names of what is added to the tasks' losses, of a strategy that adds
+something for a step's rows or draws at random), and, each a part of parameters' names with the reason,
+`reached_in_training` and `may_lack_a_gradient`.
 """
 
 import json
 import math
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 import yaml
 from encoders import tiny_encoders
 from encoders.tiny_encoders import CONFIGS, PACKED
-from gradients.steps import CPU, LABELS, gradients_of, halves, step_of, tasks
+from gradients.steps import CPU, LABELS, batch, gradients_of, halves, run, step_of, tasks
 
 from mtl_cli.build import instantiate
 from mtl_cli.encoders import Encoder, TransformerEncoder
@@ -32,6 +36,7 @@ from mtl_cli.weighting import Equal, PCGrad
 CONF = Path(__file__).parents[2] / "conf/sharing"
 TASKS = ("mood", "nli", "tags")
 FAMILIES = [*CONFIGS, "transformer"]
+NOT_MEANS = ("moe", "sluice")  # what their rows cost besides the tasks' losses is no mean over rows
 
 
 def cases(families_of_variant=lambda number: FAMILIES):
@@ -114,6 +119,30 @@ def without_dropout(model):
     return model
 
 
+def even_step(alike=False):
+    """Three rows of each task, equally long and with as many labels: a mean over them is the mean of those of parts.
+
+    Args:
+        alike: all three are the same row, so that every function of rows is, too.
+    """
+    step = {task: batch(task, [6, 6, 6], seed=place) for place, task in enumerate(TASKS)}
+    if alike:
+        for task, rows in step.items():
+            ids_N, labels_M = rows.input_ids_N[:6].repeat(3), rows.labels_M[: len(rows.labels_M) // 3].repeat(3)
+            step[task] = replace(rows, input_ids_N=ids_N, labels_M=labels_M)
+    return step
+
+
+@contextmanager
+def draws_without_noise():
+    """What strategies draw in training is the median of its distribution, however often they draw."""
+    with (
+        patch.object(torch, "rand_like", lambda values: torch.full_like(values, 0.5)),
+        patch.object(torch, "randn_like", torch.zeros_like),
+    ):
+        yield
+
+
 def train(model, first, last, checkpoints=None, stop=None, state=None, precision="fp32"):
     """Some steps as the training loop makes them; some lack a task, one has micro-batches."""
     model.train()
@@ -167,9 +196,9 @@ def reached_by(model, step):
     """Parameter -> the tasks whose loss alone gives it a gradient other than zero."""
     losses = Losses(model, "fp32", CPU)
     reached = {parameter: set() for parameter in model.parameter_partition()}
-    for task, batch in step.items():
+    for task, rows in step.items():
         model.zero_grad(set_to_none=True)
-        losses({task: batch}, losses.normalizers([{task: batch}], [task]))[task].backward()
+        losses({task: rows}, losses.normalizers([{task: rows}], [task]))[task].backward()
         for parameter, gradient in gradients_of(model).items():
             if gradient.count_nonzero() > 0:
                 reached[parameter].add(task)
@@ -203,7 +232,9 @@ def test_each_task_trains_its_own_parameters_and_all_train_the_shared_ones(name,
     model.zero_grad(set_to_none=True)
     weighting = Equal()
     weighting.start(list(TASKS))
-    GradientEngine(model, weighting, Losses(model, "fp32", CPU)).step([[step]])
+    losses = Losses(model, "fp32", CPU)
+    GradientEngine(model, weighting, losses).step([[step]])
+    assert losses.auxiliary.keys() <= set(variant.get("costs_in_training", []))
     trained = {parameter for parameter, gradient in gradients_of(model).items() if gradient.count_nonzero() > 0}
     assert [p for p in partition if p not in trained and not listed("may_lack_a_gradient", p)] == []
 
@@ -250,11 +281,27 @@ def test_micro_batches_add_up_to_the_whole_step(name, variant, family):
     found = []
     for parts in ([step_of(TASKS)], halves(step_of(TASKS))):
         model = model_of(name, variant, family).eval()  # auxiliary losses, which depend on the cut, are of training
-        weighting = Equal()
-        weighting.start(list(TASKS))
-        GradientEngine(model, weighting, Losses(model, "fp32", CPU)).step([parts])
-        found.append(gradients_of(model))
+        found.append(run(model, Equal(), [parts])[2])
     assert distance(*found) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "family"),
+    [c for c in cases() if c.values[2] in ("bert", "t5") and "costs_in_training" in c.values[1]],
+)
+def test_micro_batches_add_up_to_what_a_whole_step_costs_in_training(name, variant, family):
+    step = even_step(alike=name in NOT_MEANS)
+    gradients, penalties = [], []
+    for parts in ([step], halves(step)):
+        model = without_dropout(model_of(name, variant, family))
+        with draws_without_noise():
+            _, result, found = run(model, Equal(), [parts])
+        gradients.append(found)
+        penalties.append({name: float(value) for name, value in result.penalties.items()})
+    assert distance(*gradients) < 1e-4
+    assert penalties[0] == pytest.approx(penalties[1], rel=1e-4)
+    assert penalties[0].keys() == set(variant["costs_in_training"])
+    assert 0.0 not in penalties[0].values()
 
 
 @pytest.mark.usefixtures("skip_refused")

@@ -6,41 +6,58 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch.distributed as dist
-from gradients.steps import CPU, gradients_of, halves, step_of
+from gradients.steps import halves, run, step_of
 from gradients.test_distributed import run_alone
-from sharing.test_matrix import TASKS, cases, distance, model_of, strategy_of
+from sharing.test_matrix import (
+    NOT_MEANS,
+    TASKS,
+    cases,
+    distance,
+    draws_without_noise,
+    even_step,
+    model_of,
+    strategy_of,
+    without_dropout,
+)
 
-from mtl_cli.gradients import GradientEngine, Losses
+import mtl_cli
 from mtl_cli.weighting import Equal, PCGrad
 
 CASES = [case for case in cases() if case.values[2] == "bert" and "bert" not in case.values[1].get("refused", {})]
 
 
-def check(name, variant, weighting, whole_step, part):
-    """In evaluation mode: auxiliary losses depend on how a step is cut."""
-    wanted = run_alone(model_of(name, variant, "bert").eval(), weighting(), [[whole_step]])[2]
-    model, started = model_of(name, variant, "bert").eval(), weighting()
-    started.start(list(TASKS))
-    GradientEngine(model, started, Losses(model, "fp32", CPU)).step([[part]])
-    found = gradients_of(model)
+def check(name, variant, weighting, step, in_training):
+    part = halves(step)[dist.get_rank()]
+
+    def one_step(run, rows):
+        model = model_of(name, variant, "bert")
+        model = without_dropout(model) if in_training else model.eval()
+        with draws_without_noise():
+            _, result, gradients = run(model, weighting(), [[rows]])
+        return gradients, {name: float(value) for name, value in result.penalties.items()}
+
+    (wanted, costs), (found, costs_of_parts) = one_step(run_alone, step), one_step(run, part)
     off = distance(found, wanted)
     assert off < 1e-4, f"{name}: off by {off}"
+    assert costs_of_parts == pytest.approx(costs, rel=1e-4), f"{name}: {costs_of_parts} instead of {costs}"
 
 
 def check_all():
-    step = step_of(TASKS)
-    part = halves(step)[dist.get_rank()]
     for case in CASES:
         name, variant, family = case.values
         for weighting in (Equal, PCGrad):
             if weighting is PCGrad and not strategy_of(name, variant, family).shares_parameters():
                 continue
-            check(name, variant, weighting, step, part)
+            check(name, variant, weighting, step_of(TASKS), in_training=False)
+            if "costs_in_training" in variant:
+                check(name, variant, weighting, even_step(alike=name in NOT_MEANS), in_training=True)
         print("passed", case.id, flush=True)
 
 
 def test_two_processes_give_the_gradients_of_one():
+    paths = [Path(__file__).parents[1], Path(mtl_cli.__file__).parents[1]]
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = str(listening.getsockname()[1])
@@ -48,7 +65,7 @@ def test_two_processes_give_the_gradients_of_one():
         subprocess.Popen(
             [sys.executable, "-W", "ignore", __file__],
             env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-                 "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+                 "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, paths))},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(2)
