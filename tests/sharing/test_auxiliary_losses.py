@@ -3,7 +3,7 @@
 import pytest
 import torch
 from gradients.steps import CPU, gradients_of, step_of
-from sharing.test_matrix import TASKS, model_of
+from sharing.test_matrix import TASKS, model_of, without_dropout
 
 from mtl_cli.gradients import GradientEngine, Losses
 from mtl_cli.sharing.auxiliary import add_auxiliary_loss, collect_auxiliary_losses
@@ -13,10 +13,7 @@ LOADED = {"settings": {"num_experts": 4, "expert_width": 8, "load_balance": 1.0}
 
 
 def step_under(weighting, parts=None):
-    model = model_of("moe", LOADED, "bert").train()
-    for module in model.modules():
-        if hasattr(module, "p") and isinstance(module.p, float):
-            module.p = 0.0  # no dropout: the steps that are compared draw differently
+    model = without_dropout(model_of("moe", LOADED, "bert"))  # the steps that are compared draw differently
     weighting.start(list(TASKS), seed=1)
     torch.manual_seed(3)
     result = GradientEngine(model, weighting, Losses(model, "fp32", CPU)).step(parts or [[step_of(TASKS)]])

@@ -5,40 +5,52 @@ import socket
 import subprocess
 import sys
 
-import torch
+import pytest
 import torch.distributed as dist
-from gradients.steps import CPU, gradients_of, halves, step_of
+from gradients.steps import halves, run, step_of
 from gradients.test_distributed import run_alone
-from sharing.test_matrix import TASKS, cases, model_of, strategy_of
+from sharing.test_matrix import (
+    NOT_MEANS,
+    TASKS,
+    cases,
+    distance,
+    draws_without_noise,
+    even_step,
+    model_of,
+    strategy_of,
+    without_dropout,
+)
 
-from mtl_cli.gradients import GradientEngine, Losses
 from mtl_cli.weighting import Equal, PCGrad
 
 CASES = [case for case in cases() if case.values[2] == "bert" and "bert" not in case.values[1].get("refused", {})]
 
 
-def check(name, variant, weighting, whole_step, part):
-    """In evaluation mode: auxiliary losses depend on how a step is cut."""
-    wanted = run_alone(model_of(name, variant, "bert").eval(), weighting(), [[whole_step]])[2]
-    model, started = model_of(name, variant, "bert").eval(), weighting()
-    started.start(list(TASKS))
-    GradientEngine(model, started, Losses(model, "fp32", CPU)).step([[part]])
-    found = gradients_of(model)
-    assert found.keys() == wanted.keys()
-    length = torch.stack([g.norm() for g in wanted.values()]).norm()
-    difference = torch.stack([(found[key] - wanted[key]).norm() for key in wanted]).norm()
-    assert difference < 1e-4 * length, f"{name}: off by {float(difference / length)}"
+def check(name, variant, weighting, step, in_training):
+    part = halves(step)[dist.get_rank()]
+
+    def one_step(run, rows):
+        model = model_of(name, variant, "bert")
+        model = without_dropout(model) if in_training else model.eval()
+        with draws_without_noise():
+            _, result, gradients = run(model, weighting(), [[rows]])
+        return gradients, {name: float(value) for name, value in result.penalties.items()}
+
+    (wanted, costs), (found, costs_of_parts) = one_step(run_alone, step), one_step(run, part)
+    off = distance(found, wanted)
+    assert off < 1e-4, f"{name}: off by {off}"
+    assert costs_of_parts == pytest.approx(costs, rel=1e-4), f"{name}: {costs_of_parts} instead of {costs}"
 
 
 def check_all():
-    step = step_of(TASKS)
-    part = halves(step)[dist.get_rank()]
     for case in CASES:
         name, variant, family = case.values
         for weighting in (Equal, PCGrad):
             if weighting is PCGrad and not strategy_of(name, variant, family).shares_parameters():
                 continue
-            check(name, variant, weighting, step, part)
+            check(name, variant, weighting, step_of(TASKS), in_training=False)
+            if "costs_in_training" in variant:
+                check(name, variant, weighting, even_step(alike=name in NOT_MEANS), in_training=True)
         print("passed", case.id, flush=True)
 
 
