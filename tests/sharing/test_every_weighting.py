@@ -26,6 +26,7 @@ TASKS = {"krum": ("mood", "tags", "nli"), "trimmed_mean": ("mood", "tags", "nli"
 # Narrow modules, and what a strategy must be told about the tasks.
 SETTINGS = {
     "adapters": {"bottleneck": 4},
+    "adashare": {"warmup_epochs": 0.0},
     "grouped": {"groups": [["mood"], ["tags"]], "num_shared_layers": 1},
     "hierarchical": {"order": ["tags", "mood"]},
     "hyperadapter": {"bottleneck": 4, "task_embedding_size": 4, "projector_size": 4},
