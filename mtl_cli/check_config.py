@@ -421,7 +421,7 @@ def _check_segmented(objects: Mapping[str, Any], shape: Any) -> None:
 
     What only the model shows is left to `GradientEngine`.
     """
-    from mtl_cli.encoders.families import PACKED_FAMILIES
+    from mtl_cli.encoders.families import runs_packed
     from mtl_cli.weighting import GradientWeighting
 
     weighting = objects["weighting"]
@@ -429,12 +429,11 @@ def _check_segmented(objects: Mapping[str, Any], shape: Any) -> None:
         return
     if weighting.scope == "representation":  # refused by itself
         return
-    packed = getattr(objects["encoder"], "packing", None)
-    if packed == "auto":
-        packed = None if shape is None else shape.family in PACKED_FAMILIES
+    packing = getattr(objects["encoder"], "packing", True)
+    padded = not packing if shape is None else not runs_packed(packing, shape.family)
     reasons = [
         objects["sharing"].why_not_segmented,
-        "the encoder runs padded rows" if packed is False else None,
+        "the encoder runs padded rows" if padded else None,
         "the model is compiled (trainer.compile)" if objects["trainer"].compile else None,
     ]
     if found := " and ".join(filter(None, reasons)):

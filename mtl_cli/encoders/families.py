@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from mtl_cli.types import UserError
 
@@ -30,6 +30,11 @@ _DROPOUT_FIELDS = (
 
 _UNBOUNDED = 1_000_000
 """Tokenizers without a limit of their own report a length far above this."""
+
+
+def runs_packed(packing: bool | Literal["auto"], family: str) -> bool:
+    """Whether a model of this family runs packed rows under a value of `encoder.packing`."""
+    return family in PACKED_FAMILIES if packing == "auto" else packing
 
 
 def check_packing(family: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from mtl_cli.encoders import loading
 from mtl_cli.encoders.encoder import Encoder
-from mtl_cli.encoders.families import PACKED_FAMILIES, check_packing, dropout_fields
+from mtl_cli.encoders.families import check_packing, dropout_fields, runs_packed
 from mtl_cli.encoders.shape import EncoderShape, check_num_frozen_blocks
 from mtl_cli.encoders.spec import EncoderSpec
 from mtl_cli.types import NonNegativeInt, Pooling, Probability, UserError
@@ -87,7 +87,7 @@ class HuggingFaceEncoder(EncoderSpec):
             model,
             self.load_tokenizer() if tokenizer is None else tokenizer,
             pooling=self.pooling,
-            packed=config.model_type in PACKED_FAMILIES if self.packing == "auto" else self.packing,
+            packed=runs_packed(self.packing, config.model_type),
         )
         encoder.freeze(embeddings=self.freeze_embeddings, num_blocks=self.num_frozen_blocks)
         return encoder
