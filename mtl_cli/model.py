@@ -1,6 +1,6 @@
 """The multi-task model: one encoder, a sharing strategy, a head a task.
 
-Shapes: B rows, N tokens of all rows, M labels, D hidden width, C outputs of a head.
+Shapes: B rows, N tokens of all rows, R of them that heads read, M labels, D hidden width, C outputs of a head.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from datasets import Dataset
 from torch import nn
 
 from mtl_cli.data.encoded import EncodedSplit
-from mtl_cli.encoders import Encoder, EncoderShape, Layout, pool, use_layout
+from mtl_cli.encoders import Encoder, EncoderShape, Layout, pool, pooled_token, use_layout
+from mtl_cli.encoders.dropout import use_fast_dropout
 from mtl_cli.sharing import SharingStrategy, TaskModules, check_task_names, parameter_partition
 from mtl_cli.sharing.task_modules import SHARED
 from mtl_cli.tasks import Task
-from mtl_cli.types import Batch, Step, UserError
+from mtl_cli.types import Batch, Pooling, Step, UserError
 
 
 class MultiTaskModel(nn.Module):
@@ -65,6 +66,7 @@ class MultiTaskModel(nn.Module):
         owners = list(self._head_of_task.values())
         for owner in dict.fromkeys(owners):
             head = tasks[owner].head.build(encoder.hidden_size, tasks[owner].num_outputs(self.labels[owner]))
+            use_fast_dropout(head)
             (self.heads if owners.count(owner) == 1 else self.shared_heads)[owner] = head
         sharing.attach_heads(self)
         self.parameter_partition()
@@ -78,20 +80,27 @@ class MultiTaskModel(nn.Module):
         layout = Layout.from_lengths(
             {name: batch.lengths_B.numpy() for name, batch in step.items()}, packed=self.encoder.packed
         )
+        read = {name: self._tokens_read(name, batch, layout.of(name)) for name, batch in step.items()}
+        layout = layout.reading(read)
         input_ids_N = torch.cat([batch.input_ids_N for batch in step.values()])
-        hidden_ND = self.sharing.encode(self.encoder, input_ids_N, _token_types(list(step.values())), layout)
-        hidden_of_tasks = hidden_ND.split([batch.num_tokens for batch in step.values()])
+        hidden_RD = self.sharing.encode(self.encoder, input_ids_N, _token_types(list(step.values())), layout)
+        hidden_of_tasks = hidden_RD.split([part.stop - part.start for part in layout.read_slices.values()])
         logits = {}
-        for (name, batch), hidden_of_task in zip(step.items(), hidden_of_tasks, strict=True):
-            with use_layout(layout.of(name)):
-                logits[name] = self._head(name)(self._features(name, batch, hidden_of_task, layout.of(name)))
+        for (name, of_read), hidden_of_task in zip(read.items(), hidden_of_tasks, strict=True):
+            of_task = layout.of(name)
+            features_MD = pool(hidden_of_task, of_task, self._pooling(name)) if of_read is None else hidden_of_task
+            with use_layout(of_task):
+                logits[name] = self._head(name)(features_MD)
         return logits
 
-    def _features(self, name: str, batch: Batch, hidden_ND: torch.Tensor, layout: Layout) -> torch.Tensor:
-        """What the head of a task sees, (M, D): a vector a row, or the hidden state of each word's token."""
+    def _tokens_read(self, name: str, batch: Batch, layout: Layout) -> torch.Tensor | None:
+        """Which of a task's tokens its head sees, one a word or one a row, int64 (M,); None: all, pooled."""
         if batch.positions_M is not None:
-            return hidden_ND.index_select(0, batch.positions_M)
-        return pool(hidden_ND, layout, self.tasks[name].pooling or self.encoder.pooling)
+            return batch.positions_M
+        return pooled_token(layout, self._pooling(name), batch.input_ids_N.device)
+
+    def _pooling(self, name: str) -> Pooling:
+        return self.tasks[name].pooling or self.encoder.pooling
 
     def _head(self, name: str) -> nn.Module:
         owner = self._head_of_task[name]

@@ -5,7 +5,7 @@ from mtl_cli.encoders.current_layout import current_layout, use_layout
 from mtl_cli.encoders.encoder import Encoder
 from mtl_cli.encoders.huggingface import HuggingFaceEncoder
 from mtl_cli.encoders.layout import Layout
-from mtl_cli.encoders.pooling import pool
+from mtl_cli.encoders.pooling import pool, pooled_token
 from mtl_cli.encoders.shape import EncoderShape
 from mtl_cli.encoders.spec import EncoderSpec
 from mtl_cli.encoders.transformer import TransformerEncoder
@@ -20,5 +20,6 @@ __all__ = [
     "TransformerEncoder",
     "current_layout",
     "pool",
+    "pooled_token",
     "use_layout",
 ]

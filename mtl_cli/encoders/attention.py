@@ -78,7 +78,8 @@ def packed_attention(
         causal=bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal,
         window=sliding_window,
     )
-    query_NHE, key_NHE, value_NHE = (x_1HNE[0].transpose(0, 1) for x_1HNE in (query_1HNE, key_1HNE, value_1HNE))
+    # squeeze: the gradient of an index would be written into zeros.
+    query_NHE, key_NHE, value_NHE = (x.squeeze(0).transpose(0, 1) for x in (query_1HNE, key_1HNE, value_1HNE))
     if _varlen_serves(query_NHE, settings.dropout):
         return _attend_varlen(query_NHE, key_NHE, value_NHE, layout, settings)[None], None
     return _attend_in_groups(query_NHE, key_NHE, value_NHE, layout, settings)[None], None

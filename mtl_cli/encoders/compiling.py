@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from mtl_cli.encoders.attention import PACKED_ATTENTION, packed_attention
-from mtl_cli.encoders.encoder import Encoder
 from mtl_cli.types import UserError
+
+if TYPE_CHECKING:
+    from mtl_cli.encoders.encoder import Encoder
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether torch.compile runs any part of a model."""
+    return any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in model.modules())
 
 
 def compile_blocks(encoder: Encoder, **options: Any) -> None:

@@ -13,12 +13,15 @@ import torch
 from torch import nn
 
 from mtl_cli.encoders.attention import PACKED_ATTENTION
+from mtl_cli.encoders.compiling import is_compiled
 from mtl_cli.encoders.current_layout import use_layout
 from mtl_cli.encoders.dropout import use_fast_dropout
 from mtl_cli.encoders.families import check_packing, first_position, max_length, takes_token_types
 from mtl_cli.encoders.grouping import group_for_passes
+from mtl_cli.encoders.last_block import leave_out_unread
 from mtl_cli.encoders.layout import Layout
 from mtl_cli.encoders.shape import EncoderShape, check_num_frozen_blocks, no_blocks
+from mtl_cli.encoders.shared_cast import share_casts
 from mtl_cli.encoders.sites import Site, SiteName, check_sites, find_sites
 from mtl_cli.types import Pooling, Step, UserError
 
@@ -60,6 +63,8 @@ class Encoder(nn.Module):
         if packed:
             model.set_attn_implementation(PACKED_ATTENTION)
         use_fast_dropout(model)
+        for block in self.blocks:
+            share_casts(self.family, block)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -114,7 +119,8 @@ class Encoder(nn.Module):
             layout: where each row lies.
 
         Returns:
-            Hidden states of the last block (behind its final normalisation, where the family has one), (N, D).
+            Hidden states of the last block (behind its final normalisation, where the family has one), (N, D); where
+            the layout says which tokens are read, theirs alone, (M, D).
         """
         if layout.max_length > self.max_length:
             raise UserError(
@@ -125,10 +131,22 @@ class Encoder(nn.Module):
             raise RuntimeError(f"The layout is {'' if layout.packed else 'not '}packed, unlike the encoder.")
         if not self._takes_token_types:
             token_type_ids_N = None
-        with use_layout(layout):
-            if self.packed:
+        if layout.read is not None and self._leaves_out_unread():
+            with use_layout(layout):
                 return self._encode_packed(input_ids_N, token_type_ids_N, layout)
-            return self._encode_padded(input_ids_N, token_type_ids_N, layout)
+        whole = layout.reading_all()
+        with use_layout(whole):
+            encode = self._encode_packed if self.packed else self._encode_padded
+            return layout.only_read(encode(input_ids_N, token_type_ids_N, whole))
+
+    def _leaves_out_unread(self) -> bool:
+        """Whether the last block computes no more than is read.
+
+        Layers of a strategy may look at all tokens, and a hook would be compiled into a block.
+        """
+        if not self.packed or self.has_foreign_layers or is_compiled(self.model):
+            return False
+        return leave_out_unread(self.family, self.blocks)
 
     def _encode_packed(
         self, input_ids_N: torch.Tensor, token_type_ids_N: torch.Tensor | None, layout: Layout

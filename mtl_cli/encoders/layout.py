@@ -6,7 +6,7 @@ Shapes: B rows, T tokens of the longest row, N tokens of all rows, S slots of al
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -90,6 +90,19 @@ class PassGroup:
     tokens: torch.Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The tokens whose last hidden states the heads read, task after task; M of them.
+
+    Attributes:
+        tokens_M: which of the N tokens, int64.
+        token_slices: each task's among the M.
+    """
+
+    tokens_M: torch.Tensor
+    token_slices: Mapping[str, slice]
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """The rows of a step: their lengths and tasks. Rows of a task are contiguous, and so are their tokens.
@@ -103,6 +116,7 @@ class Layout:
         row_slices: each task's rows.
         token_slices: each task's tokens among the N.
         packed: True where hidden states are (1, N, D) without padding, False where they are (B, T, D).
+        read: the tokens whose last hidden states are read; None: all.
     """
 
     lengths: np.ndarray
@@ -110,6 +124,7 @@ class Layout:
     row_slices: Mapping[str, slice]
     token_slices: Mapping[str, slice]
     packed: bool
+    read: Reading | None = None
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -122,6 +137,43 @@ class Layout:
             token_slices[task] = slice(num_tokens, num_tokens := num_tokens + int(of_task.sum()))
         of_all = np.concatenate([np.asarray(of_task, dtype=np.int64) for of_task in lengths.values()])
         return cls(of_all, tuple(lengths), row_slices, token_slices, packed)
+
+    def reading(self, tokens: Mapping[str, torch.Tensor | None]) -> Layout:
+        """Return this layout where of each task only these tokens' last hidden states are read.
+
+        Args:
+            tokens: of each task, int64, counted from its first one; None: all of its tokens.
+        """
+        if all(of_task is None for of_task in tokens.values()):
+            return self
+        parts, slices, count = [], {}, 0
+        device = next(of_task.device for of_task in tokens.values() if of_task is not None)
+        for task, of_task in tokens.items():
+            part = self.token_slices[task]
+            if of_task is None:
+                of_task = torch.arange(part.stop - part.start, device=device)
+            parts.append(of_task + part.start)
+            slices[task] = slice(count, count := count + len(of_task))
+        return self if count == 0 else replace(self, read=Reading(torch.cat(parts), slices))
+
+    def reading_all(self) -> Layout:
+        """Return this layout where all tokens are read."""
+        return self if self.read is None else replace(self, read=None)
+
+    @property
+    def read_slices(self) -> Mapping[str, slice]:
+        """Each task's tokens among those whose last hidden states are read."""
+        return self.token_slices if self.read is None else self.read.token_slices
+
+    def only_read(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """Return the hidden states of the tokens that are read, (M, D)."""
+        return hidden_ND if self.read is None else hidden_ND.index_select(0, self.read.tokens_M)
+
+    def slices_of(self, num_tokens: int) -> Mapping[str, slice] | None:
+        """Each task's tokens among so many: all N, or those that are read; None where it is neither."""
+        if num_tokens == self.num_tokens:
+            return self.token_slices
+        return self.read_slices if self.read is not None and num_tokens == len(self.read.tokens_M) else None
 
     @property
     def num_rows(self) -> int:

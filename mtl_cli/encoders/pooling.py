@@ -25,16 +25,22 @@ def pool(hidden_ND: torch.Tensor, layout: Layout, pooling: Pooling) -> torch.Ten
             2019), special tokens included, "max" their maximum in each dimension. Mean and maximum in float32 at least.
     """
     device = hidden_ND.device
+    token_B = pooled_token(layout, pooling, device)
+    if token_B is not None:
+        return hidden_ND.index_select(0, token_B)
+    wide_ND = at_least_float32(hidden_ND)
+    return _mean(wide_ND, layout) if pooling == "mean" else _reduce_segments(wide_ND, "max", layout)
+
+
+def pooled_token(layout: Layout, pooling: Pooling, device: torch.device) -> torch.Tensor | None:
+    """Return the token of each row that stands for it, int64 (B,); None where all of them do."""
     match pooling:
         case "first":
-            return hidden_ND.index_select(0, layout.row_starts(device))
+            return layout.row_starts(device)
         case "last":
-            return hidden_ND.index_select(0, layout.row_ends(device))
-        case "mean":
-            return _mean(at_least_float32(hidden_ND), layout)
-        case "max":
-            wide_ND = at_least_float32(hidden_ND)
-            return _reduce_segments(wide_ND, "max", layout)
+            return layout.row_ends(device)
+        case "mean" | "max":
+            return None
 
 
 def _mean(hidden_ND: torch.Tensor, layout: Layout) -> torch.Tensor:

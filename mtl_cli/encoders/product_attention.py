@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from mtl_cli.encoders.dropout import draw_drops, drop, is_fast
 from mtl_cli.encoders.layout import AttentionPlan
+from mtl_cli.encoders.short_softmax import softmax, softmax_gradient
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class ProductAttention(torch.autograd.Function):
         kept: list[torch.Tensor] = []
         scales = []
         for (query, key, value, out), bias in zip(plan.groups(*laid_out, attended), biases, strict=True):
-            weights_GTT = torch.softmax(_products(query, key.transpose(1, 2), scale, bias), dim=-1)
+            weights_GTT = softmax(_products(query, key.transpose(1, 2), scale, bias))
             kept.append(weights_GTT)
             if dropout > 0.0:
                 drops, factor = _draw(weights_GTT, dropout)
@@ -122,7 +123,7 @@ class ProductAttention(torch.autograd.Function):
                 dropped_GTT = drop(weights_GTT, drops, ctx.scales[place])
                 of_weights_GTT = drop(of_weights_GTT, drops, ctx.scales[place])
             torch.bmm(dropped_GTT.transpose(1, 2), out, out=of_value)
-            of_scores_GTT = torch.ops.aten._softmax_backward_data(of_weights_GTT, weights_GTT, -1, weights_GTT.dtype)
+            of_scores_GTT = softmax_gradient(of_weights_GTT, weights_GTT)
             torch.baddbmm(of_query, of_scores_GTT, key, beta=0, alpha=ctx.scale, out=of_query)
             torch.baddbmm(of_key, of_scores_GTT.transpose(1, 2), query, beta=0, alpha=ctx.scale, out=of_key)
         shape = gradients[0].shape

@@ -12,11 +12,12 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 
+from mtl_cli.encoders.compiling import is_compiled
 from mtl_cli.gradients.blocks import Block, DenseBlock, RowBlock
 from mtl_cli.gradients.losses import Losses, Normalizers, add_losses, summed
 from mtl_cli.gradients.per_task import collect_per_task, sparse_embeddings
 from mtl_cli.gradients.ranks import is_distributed, sum_blocks_over_ranks, sum_over_ranks
-from mtl_cli.gradients.segmented import SegmentedPass, is_compiled
+from mtl_cli.gradients.segmented import SegmentedPass
 from mtl_cli.gradients.shared import SharedParameter, trained_parameters
 from mtl_cli.gradients.task_gradients import TaskGradients
 from mtl_cli.model import MultiTaskModel

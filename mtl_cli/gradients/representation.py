@@ -91,7 +91,7 @@ class RepresentationTap:
         layout = self._layout
         assert layout is not None
         if gradient.ndim == 2:
-            return 0, dict(layout.token_slices)
+            return 0, dict(layout.read_slices)
         return (1, dict(layout.token_slices)) if layout.packed else (0, dict(layout.row_slices))
 
     def sums(self, gradient: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from mtl_cli.encoders import Layout
+from mtl_cli.encoders.compiling import is_compiled
 from mtl_cli.encoders.current_layout import current_layout_or_none
 from mtl_cli.gradients.blocks import DenseBlock, ProductBlock, RowBlock, products
 from mtl_cli.gradients.segmented_layers import LayerCall, SegmentedEmbedding, SegmentedLayerNorm, SegmentedLinear
@@ -50,11 +51,6 @@ def why_not_segmented(model: nn.Module, shared: Mapping[str, SharedParameter], p
         if isinstance(owner, nn.Embedding) and (owner.max_norm is not None or owner.scale_grad_by_freq):
             return f"{name} has max_norm or scale_grad_by_freq"
     return None
-
-
-def is_compiled(model: nn.Module) -> bool:
-    """Whether torch.compile runs any part of the model."""
-    return any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in model.modules())
 
 
 class SegmentedPass:
@@ -158,12 +154,13 @@ class SegmentedPass:
         num_inputs = inputs.numel() if is_ids else inputs.numel() // inputs.shape[-1]
         if len(layout.tasks) == 1:
             return [(self._place[layout.tasks[0]], slice(0, num_inputs))]
-        if num_inputs != layout.num_tokens:
+        slices = layout.slices_of(num_inputs)
+        if slices is None:
             raise RuntimeError(
                 f"A shared layer got {num_inputs} inputs in a step of {layout.num_tokens} tokens, so that they belong "
                 "to no task each. Set weighting.engine=per_task."
             )
-        return [(self._place[task], part) for task, part in layout.token_slices.items()]
+        return [(self._place[task], part) for task, part in slices.items()]
 
     def take_weight(
         self, name: str, inputs_ND: torch.Tensor, gradients_NO: torch.Tensor, call: LayerCall, transposed: bool

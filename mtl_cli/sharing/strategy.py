@@ -134,9 +134,9 @@ class SharingStrategy(ABC):
     def encode(
         self, encoder: Encoder, input_ids_N: torch.Tensor, token_type_ids_N: torch.Tensor | None, layout: Layout
     ) -> torch.Tensor:
-        """Return the hidden states of the rows of a step, (N, D); see `Encoder.forward`."""
-        hidden_ND: torch.Tensor = encoder(input_ids_N, token_type_ids_N, layout)
-        return hidden_ND
+        """Return the hidden states that are read of the rows of a step, (M, D); see `Encoder.forward`."""
+        hidden_MD: torch.Tensor = encoder(input_ids_N, token_type_ids_N, layout)
+        return hidden_MD
 
     # Training.
 

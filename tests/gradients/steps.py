@@ -37,12 +37,12 @@ def tasks(share_head=False):
     return found
 
 
-def model_of(family="bert", packed=None, num_shared_layers=None, share_head=False, model=None):
+def model_of(family="bert", packed=None, num_shared_layers=None, share_head=False, model=None, pooling="mean"):
     torch.manual_seed(0)
     encoder = Encoder(
         tiny_encoders.reference_model(family) if model is None else model,
         tiny_encoders.tokenizer(),
-        pooling="mean",
+        pooling=pooling,
         packed=family in tiny_encoders.PACKED if packed is None else packed,
     )
     labels = {**LABELS, **({"mood2": LABELS["mood"]} if share_head else {})}

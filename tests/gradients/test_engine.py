@@ -55,6 +55,13 @@ def test_the_combined_gradient_is_the_reference_for_each_packed_family(family, e
     check(model_of(family), step_of(), Probe(engine=engine))
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("pooling", ["first", "last"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "gpt2"])
+def test_the_combined_gradient_is_the_reference_where_few_tokens_are_read(family, pooling, engine):
+    check(model_of(family, pooling=pooling), step_of(), Probe(engine=engine))
+
+
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "t5"])
 def test_padded_families_take_a_pass_a_task(family):
     model = model_of(family, packed=False)
@@ -264,9 +271,10 @@ def last_shared(num_shared_layers):
 
 
 @pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("pooling", ["mean", "first"])
 @pytest.mark.parametrize(("num_shared_layers", "packed"), [(None, True), (2, True), (2, False)])
-def test_the_representation_scope_weighs_by_the_gradient_of_an_offset(num_shared_layers, packed, cut):
-    model, step = model_of(num_shared_layers=num_shared_layers, packed=packed), step_of()
+def test_the_representation_scope_weighs_by_the_gradient_of_an_offset(num_shared_layers, packed, pooling, cut):
+    model, step = model_of(num_shared_layers=num_shared_layers, packed=packed, pooling=pooling), step_of()
     expected = reference(model, step)
     gramian = offset_gramian(model, step, last_shared(num_shared_layers))
     weighting = Probe(scope="representation")

@@ -1,0 +1,118 @@
+"""The last block computes what is read: same values, same gradients, fewer tokens."""
+
+import pytest
+import torch
+from encoders import tiny_encoders
+
+from mtl_cli.encoders import HuggingFaceEncoder, Layout
+from mtl_cli.sharing import HardSharing
+
+LENGTHS = {"a": [5, 17, 1, 9], "b": [3, 17, 30], "c": [4, 2]}
+# Of a the rows' first tokens, of b some tokens in no order, of c all.
+READ = {"a": [0, 5, 22, 23], "b": [4, 0, 19, 49, 20], "c": None}
+READ_N = [0, 5, 22, 23, 36, 32, 51, 81, 52, *range(82, 88)]
+KNOWN = ["bert", "roberta", "xlm-roberta", "electra", "distilbert"]
+
+
+def encoder_of(model_folder, family, packing="auto"):
+    return HuggingFaceEncoder(path=str(model_folder(family)), packing=packing, dropout=0.0).build().train()
+
+
+def reading(layout):
+    return layout.reading({task: None if of_task is None else torch.tensor(of_task) for task, of_task in READ.items()})
+
+
+def seen_by_last_linear(encoder):
+    """The numbers of tokens that the last linear layer of the last block sees, call by call."""
+    layer = [m for m in encoder.blocks[-1].modules() if getattr(m, "weight", torch.empty(0)).ndim == 2][-1]
+    seen = []
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel() // inputs[0].shape[-1]))
+    return seen
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", tiny_encoders.CONFIGS)
+def test_what_is_read_is_as_if_all_were_computed(model_folder, family, checkpointing):
+    encoder = encoder_of(model_folder, family)
+    input_ids_N, layout = tiny_encoders.rows(LENGTHS, packed=encoder.packed)
+    weights_MD = torch.randn(len(READ_N), 32, generator=torch.Generator().manual_seed(1))
+    expected_MD = encoder(input_ids_N, None, layout)[READ_N]
+    (expected_MD * weights_MD).sum().backward()
+    expected = {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
+
+    encoder.zero_grad(set_to_none=True)
+    if checkpointing:
+        encoder.checkpoint_activations()
+    seen = seen_by_last_linear(encoder)
+    found_MD = encoder(input_ids_N, None, reading(layout))
+    torch.testing.assert_close(found_MD, expected_MD, atol=1e-5, rtol=1e-5)
+    (found_MD * weights_MD).sum().backward()
+    for name, parameter in encoder.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, expected[name], atol=1e-4, rtol=1e-4)
+    assert {name for name, p in encoder.named_parameters() if p.grad is not None} == set(expected)
+    if family in KNOWN:
+        assert seen == [len(READ_N)] * (2 if checkpointing else 1)
+    else:
+        assert min(seen) > len(READ_N)
+
+
+def test_padded_rows_and_blocks_of_the_tasks_own_are_computed_in_full(model_folder):
+    for packing, sharing in ((False, HardSharing()), (True, HardSharing(num_shared_layers=2))):
+        encoder = encoder_of(model_folder, "bert", packing)
+        sharing.attach(encoder, list(LENGTHS))
+        input_ids_N, layout = tiny_encoders.rows(LENGTHS, packed=encoder.packed)
+        seen = seen_by_last_linear(encoder)
+        found_MD = encoder(input_ids_N, None, reading(layout))
+        assert found_MD.shape == (len(READ_N), 32)
+        assert max(seen) >= sum(LENGTHS["c"])
+        torch.testing.assert_close(found_MD, encoder(input_ids_N, None, layout)[READ_N], atol=1e-6, rtol=1e-6)
+
+
+def test_a_step_that_reads_all_after_one_that_does_not(model_folder):
+    encoder = encoder_of(model_folder, "bert")
+    input_ids_N, layout = tiny_encoders.rows(LENGTHS, packed=True)
+    expected_ND = encoder(input_ids_N, None, layout)
+    encoder(input_ids_N, None, reading(layout))
+    assert torch.equal(encoder(input_ids_N, None, layout), expected_ND)
+    assert len(encoder.blocks[-1].attention.output._forward_pre_hooks) == 1
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.compile's own, from inside of it
+@pytest.mark.parametrize("what", ["block", "model"])
+def test_a_compiled_encoder_is_left_alone(model_folder, what):
+    encoder = encoder_of(model_folder, "bert")
+    last = encoder.blocks[-1]
+    if what == "block":
+        last.compile(backend="eager")
+    else:
+        encoder.model = torch.compile(encoder.model, backend="eager")
+    input_ids_N, layout = tiny_encoders.rows(LENGTHS, packed=True)
+    assert encoder(input_ids_N, None, reading(layout)).shape == (len(READ_N), 32)
+    assert not last.attention.output._forward_pre_hooks
+
+
+def test_a_block_that_runs_twice_is_left_alone(model_folder):
+    encoder = encoder_of(model_folder, "bert")
+    encoder.blocks[0].attention = encoder.blocks[-1].attention
+    input_ids_N, layout = tiny_encoders.rows(LENGTHS, packed=True)
+    found_MD = encoder(input_ids_N, None, reading(layout))
+    assert torch.equal(found_MD, encoder(input_ids_N, None, layout)[READ_N])
+
+
+def test_a_layout_of_which_nothing_or_all_is_read_reads_all():
+    _, layout = tiny_encoders.rows(LENGTHS, packed=True)
+    nothing = {task: torch.empty(0, dtype=torch.int64) for task in LENGTHS}
+    assert layout.reading(dict.fromkeys(LENGTHS)) is layout
+    assert layout.reading(nothing) is layout
+    assert layout.read_slices == layout.token_slices
+
+
+def test_slices_of_tokens_by_their_number():
+    layout = reading(tiny_encoders.rows(LENGTHS, packed=True)[1])
+    assert layout.read.tokens_M.tolist() == READ_N
+    assert layout.slices_of(88) == layout.token_slices
+    assert layout.slices_of(15) == layout.read_slices == {"a": slice(0, 4), "b": slice(4, 9), "c": slice(9, 15)}
+    assert layout.slices_of(16) is None
+    assert isinstance(layout.reading_all(), Layout)
+    assert layout.reading_all().slices_of(15) is None
