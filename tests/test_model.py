@@ -1,5 +1,7 @@
 """The multi-task model: against transformers' own heads, shared heads, the partition, independence of rows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from encoders import tiny_encoders
 from transformers import BertForSequenceClassification, BertForTokenClassification, DistilBertForTokenClassification
 
 from mtl_cli.encoders import Encoder, Layout, TransformerEncoder, pool
+from mtl_cli.encoders.dropout import FastDropout
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.saved_model import UnavailableSource
 from mtl_cli.sharing import HardSharing
@@ -104,6 +107,21 @@ def test_logits_equal_those_of_transformers_token_classification(family, packed)
     (layer,) = (layer for layer in model.heads["tags"].modules() if isinstance(layer, torch.nn.Linear))
     layer.load_state_dict(reference.classifier.state_dict())
     torch.testing.assert_close(model({"tags": rows})["tags"], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_taggers_whose_rows_have_no_word_give_no_logits():
+    nothing = batch([4, 3], positions=[])
+    nothing = replace(nothing, positions_M=nothing.positions_M.long())
+    model = model_of().eval()
+    assert model({"tags": nothing})["tags"].shape == (0, 3)
+    beside = model({"tags": nothing, "mood": batch()})
+    assert (beside["tags"].shape, beside["mood"].shape) == ((0, 3), (3, 2))
+
+
+def test_heads_drop_as_the_encoder_does():
+    model = model_of()
+    kinds = {type(m) for head in model.heads.children() for m in head.modules() if isinstance(m, torch.nn.Dropout)}
+    assert kinds == {FastDropout}
 
 
 def steps():

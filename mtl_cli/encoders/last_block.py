@@ -30,16 +30,24 @@ def leave_out_unread(family: str, blocks: nn.ModuleList) -> bool:
     The block then returns (1, M, D); where all tokens are read nothing changes. Done once however often it is called.
 
     Returns:
-        False where it cannot be done: the family's blocks are not known, or the last one serves below, too.
+        False where it cannot be done: the family's blocks are not known, the last one is built otherwise, serves below,
+        too, or holds somebody's layers, which may look at all tokens.
     """
-    if family not in _BEHIND_ATTENTION:
+    if family not in _BEHIND_ATTENTION or not all(map(_is_known, blocks[-1].modules())):
         return False
-    module = blocks[-1].get_submodule(_BEHIND_ATTENTION[family])
+    try:
+        module = blocks[-1].get_submodule(_BEHIND_ATTENTION[family])
+    except AttributeError:
+        return False
     if any(module is other for block in blocks[:-1] for other in block.modules()):
         return False
     if not any(isinstance(hook, _LeaveOutUnread) for hook in module._forward_pre_hooks.values()):
         module.register_forward_pre_hook(_LeaveOutUnread())
     return True
+
+
+def _is_known(module: nn.Module) -> bool:
+    return isinstance(module, nn.Dropout) or type(module).__module__.partition(".")[0] in ("torch", "transformers")
 
 
 class _LeaveOutUnread:

@@ -5,7 +5,9 @@ import torch
 from encoders import tiny_encoders
 
 from mtl_cli.encoders import HuggingFaceEncoder, Layout
+from mtl_cli.encoders.last_block import leave_out_unread
 from mtl_cli.sharing import HardSharing
+from mtl_cli.sharing.wrappers import Wrapper, hidden_of, with_hidden
 
 LENGTHS = {"a": [5, 17, 1, 9], "b": [3, 17, 30], "c": [4, 2]}
 # Of a the rows' first tokens, of b some tokens in no order, of c all.
@@ -22,11 +24,14 @@ def reading(layout):
     return layout.reading({task: None if of_task is None else torch.tensor(of_task) for task, of_task in READ.items()})
 
 
+def watch(layer, seen):
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel() // inputs[0].shape[-1]))
+
+
 def seen_by_last_linear(encoder):
     """The numbers of tokens that the last linear layer of the last block sees, call by call."""
-    layer = [m for m in encoder.blocks[-1].modules() if getattr(m, "weight", torch.empty(0)).ndim == 2][-1]
     seen = []
-    layer.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel() // inputs[0].shape[-1]))
+    watch([m for m in encoder.blocks[-1].modules() if getattr(m, "weight", torch.empty(0)).ndim == 2][-1], seen)
     return seen
 
 
@@ -57,16 +62,43 @@ def test_what_is_read_is_as_if_all_were_computed(model_folder, family, checkpoin
         assert min(seen) > len(READ_N)
 
 
-def test_padded_rows_and_blocks_of_the_tasks_own_are_computed_in_full(model_folder):
-    for packing, sharing in ((False, HardSharing()), (True, HardSharing(num_shared_layers=2))):
-        encoder = encoder_of(model_folder, "bert", packing)
-        sharing.attach(encoder, list(LENGTHS))
-        input_ids_N, layout = tiny_encoders.rows(LENGTHS, packed=encoder.packed)
-        seen = seen_by_last_linear(encoder)
-        found_MD = encoder(input_ids_N, None, reading(layout))
-        assert found_MD.shape == (len(READ_N), 32)
-        assert max(seen) >= sum(LENGTHS["c"])
-        torch.testing.assert_close(found_MD, encoder(input_ids_N, None, layout)[READ_N], atol=1e-6, rtol=1e-6)
+@pytest.mark.parametrize("own_blocks", [False, True])
+def test_padded_rows_and_blocks_of_the_tasks_own_are_computed_in_full(model_folder, own_blocks):
+    encoder = encoder_of(model_folder, "bert", packing=own_blocks)
+    HardSharing(num_shared_layers=2 if own_blocks else None).attach(encoder, list(LENGTHS))
+    input_ids_N, layout = tiny_encoders.rows(LENGTHS, packed=encoder.packed)
+    seen = []
+    for layer in encoder.blocks[-1].modules():  # the block, or each task's
+        if getattr(layer, "in_features", 0) == 48:
+            watch(layer, seen)
+    found_MD = encoder(input_ids_N, None, reading(layout))
+    assert found_MD.shape == (len(READ_N), 32)
+    assert sum(seen) == 88 if own_blocks else sum(seen) > 88
+    torch.testing.assert_close(found_MD, encoder(input_ids_N, None, layout)[READ_N], atol=1e-6, rtol=1e-6)
+
+
+class _AddsByTask(Wrapper):
+    """Somebody's wrapper, not of this project: adds its task's number to every token."""
+
+    def forward(self, hidden_1ND, *args, **kwargs):
+        output = self.wrapped(hidden_1ND, *args, **kwargs)
+        added = hidden_of(output).clone()
+        for place, part in enumerate(self.layout().token_slices.values()):
+            added[:, part] += place
+        return with_hidden(output, added)
+
+
+def test_layers_of_somebody_else_see_all_tokens(model_folder):
+    encoder = encoder_of(model_folder, "bert")
+    encoder.blocks[-1] = _AddsByTask(encoder.blocks[-1])
+    input_ids_N, layout = tiny_encoders.rows(LENGTHS, packed=True)
+    found_MD = encoder(input_ids_N, None, reading(layout))
+    assert torch.equal(found_MD, encoder(input_ids_N, None, layout)[READ_N])
+
+
+def test_a_block_that_is_built_otherwise_is_left_alone(model_folder):
+    blocks = encoder_of(model_folder, "gpt2").blocks
+    assert not leave_out_unread("bert", blocks)
 
 
 def test_a_step_that_reads_all_after_one_that_does_not(model_folder):
