@@ -197,13 +197,11 @@ class Layout:
 
     def of(self, task: str) -> Layout:
         """The layout of one task's rows alone, their tokens counted from 0."""
+        if self.tasks == (task,):  # not kept: FSDP looks through what a block is given, and would go in a circle
+            return self
         return self.kept(
             ("of", task),
-            lambda: (
-                self
-                if self.tasks == (task,)
-                else Layout.from_lengths({task: self.lengths[self.row_slices[task]]}, packed=self.packed)
-            ),
+            lambda: Layout.from_lengths({task: self.lengths[self.row_slices[task]]}, packed=self.packed),
         )
 
     def of_tasks(self, tasks: tuple[str, ...]) -> Layout:

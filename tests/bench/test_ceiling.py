@@ -89,10 +89,10 @@ def test_nothing_is_passed_back_where_nothing_is_trained(encoder):
 
 
 def test_looking_at_an_encoder_leaves_no_trace(encoder):
-    state = torch.get_rng_state()
+    state, hooks = torch.get_rng_state(), [len(module._forward_pre_hooks) for module in encoder.modules()]
     EncoderSize.of(encoder)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not any(module._forward_pre_hooks for module in encoder.modules())
+    assert [len(module._forward_pre_hooks) for module in encoder.modules()] == hooks
 
 
 def test_a_share_is_of_the_rate_of_the_same_round():

@@ -103,6 +103,8 @@ def test_rows_wait_where_penalties_read_other_parameters_and_the_result_is_that_
     assert optimizer.is_lazy
     assert waited
     for (name, ours), theirs in zip(lazy.named_parameters(), eager.parameters(), strict=True):
+        if name.endswith("key.bias"):  # its gradient is rounding alone, which AdamW makes as large as any other
+            continue
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
