@@ -88,12 +88,7 @@ class MultiTaskModel(nn.Module):
         logits = {}
         for (name, of_read), hidden_of_task in zip(read.items(), hidden_of_tasks, strict=True):
             of_task = layout.of(name)
-            if of_read is None:
-                features_MD = pool(hidden_of_task, of_task, self._pooling(name))
-            elif layout.read is None:  # taggers alone, without a word: all tokens went through
-                features_MD = hidden_of_task.index_select(0, of_read)
-            else:
-                features_MD = hidden_of_task
+            features_MD = pool(hidden_of_task, of_task, self._pooling(name)) if of_read is None else hidden_of_task
             with use_layout(of_task):
                 logits[name] = self._head(name)(features_MD)
         return logits

@@ -1,6 +1,7 @@
 """The shared encoder: token ids of a step's rows to hidden states of their tokens.
 
-Shapes: B rows, T tokens of the longest row, N tokens of all rows, D hidden width.
+Shapes: B rows, T tokens of the longest row, N tokens of all rows, R of them that are read, D hidden
+width.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ class Encoder(nn.Module):
 
         Returns:
             Hidden states of the last block (behind its final normalisation, where the family has one), (N, D); where
-            the layout says which tokens are read, theirs alone, (M, D).
+            the layout says which tokens are read, theirs alone, (R, D).
         """
         if layout.max_length > self.max_length:
             raise UserError(
@@ -131,7 +132,8 @@ class Encoder(nn.Module):
             raise RuntimeError(f"The layout is {'' if layout.packed else 'not '}packed, unlike the encoder.")
         if not self._takes_token_types:
             token_type_ids_N = None
-        if layout.read is not None and self._leaves_out_unread():
+        # Taggers alone, of texts without words, read nothing: then all is computed, and gradients are zero.
+        if layout.read is not None and len(layout.read.tokens_R) > 0 and self._leaves_out_unread():
             with use_layout(layout):
                 return self._encode_packed(input_ids_N, token_type_ids_N, layout)
         whole = layout.reading_all()

@@ -27,7 +27,7 @@ _BEHIND_ATTENTION = {
 def leave_out_unread(family: str, blocks: nn.ModuleList) -> bool:
     """Make the last block compute behind its attention only what the current layout says is read.
 
-    The block then returns (1, M, D); where all tokens are read nothing changes. Done once however often it is called.
+    The block then returns (1, R, D); where all tokens are read nothing changes. Done once however often it is called.
 
     Returns:
         False where it cannot be done: the family's blocks are not known, the last one is built otherwise, serves below,
@@ -51,7 +51,7 @@ def _is_known(module: nn.Module) -> bool:
 
 
 class _LeaveOutUnread:
-    """A forward pre-hook: of each hidden state, (1, N, D), the tokens that are read, (1, M, D)."""
+    """A forward pre-hook: of each hidden state, (1, N, D), the tokens that are read, (1, R, D)."""
 
     def __init__(self) -> None:
         self._last: Layout | None = None
@@ -63,5 +63,5 @@ class _LeaveOutUnread:
         self._last = layout
         if layout is None or layout.read is None:
             return None
-        tokens_M = layout.read.tokens_M
-        return tuple(hidden_1ND.index_select(1, tokens_M) for hidden_1ND in inputs)
+        tokens_R = layout.read.tokens_R
+        return tuple(hidden_1ND.index_select(1, tokens_R) for hidden_1ND in inputs)

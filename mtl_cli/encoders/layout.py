@@ -1,6 +1,7 @@
 """Where each row's tokens lie in a step's hidden states, and which task each row belongs to.
 
-Shapes: B rows, T tokens of the longest row, N tokens of all rows, S slots of all attention groups (N and padding).
+Shapes: B rows, T tokens of the longest row, N tokens of all rows, R of them that heads read, S slots of all attention
+groups (N and padding).
 """
 
 from __future__ import annotations
@@ -92,14 +93,14 @@ class PassGroup:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The tokens whose last hidden states the heads read, task after task; M of them.
+    """The tokens whose last hidden states the heads read, task after task; R of them, or none.
 
     Attributes:
-        tokens_M: which of the N tokens, int64.
-        token_slices: each task's among the M.
+        tokens_R: which of the N tokens, int64.
+        token_slices: each task's among the R.
     """
 
-    tokens_M: torch.Tensor
+    tokens_R: torch.Tensor
     token_slices: Mapping[str, slice]
 
 
@@ -154,7 +155,7 @@ class Layout:
                 of_task = torch.arange(part.stop - part.start, device=device)
             parts.append(of_task + part.start)
             slices[task] = slice(count, count := count + len(of_task))
-        return self if count == 0 else replace(self, read=Reading(torch.cat(parts), slices))
+        return replace(self, read=Reading(torch.cat(parts), slices))
 
     def reading_all(self) -> Layout:
         """Return this layout where all tokens are read."""
@@ -166,14 +167,14 @@ class Layout:
         return self.token_slices if self.read is None else self.read.token_slices
 
     def only_read(self, hidden_ND: torch.Tensor) -> torch.Tensor:
-        """Return the hidden states of the tokens that are read, (M, D)."""
-        return hidden_ND if self.read is None else hidden_ND.index_select(0, self.read.tokens_M)
+        """Return the hidden states of the tokens that are read, (R, D)."""
+        return hidden_ND if self.read is None else hidden_ND.index_select(0, self.read.tokens_R)
 
     def slices_of(self, num_tokens: int) -> Mapping[str, slice] | None:
         """Each task's tokens among so many: all N, or those that are read; None where it is neither."""
         if num_tokens == self.num_tokens:
             return self.token_slices
-        return self.read_slices if self.read is not None and num_tokens == len(self.read.tokens_M) else None
+        return self.read_slices if self.read is not None and num_tokens == len(self.read.tokens_R) else None
 
     @property
     def num_rows(self) -> int:

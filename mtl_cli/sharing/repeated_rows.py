@@ -166,7 +166,7 @@ class ColumnSharing(SharingStrategy):
     def encode(
         self, encoder: Encoder, input_ids_N: torch.Tensor, token_type_ids_N: torch.Tensor | None, layout: Layout
     ) -> torch.Tensor:
-        """Return the hidden states that are read of the rows of a step, each from its own task's column, (M, D)."""
+        """Return the hidden states that are read of the rows of a step, each from its own task's column, (R, D)."""
         if len(self._columns) < 2:
             return super().encode(encoder, input_ids_N, token_type_ids_N, layout)
         return layout.only_read(encode_in_columns(encoder, self._columns, input_ids_N, token_type_ids_N, layout))

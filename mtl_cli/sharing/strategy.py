@@ -134,7 +134,7 @@ class SharingStrategy(ABC):
     def encode(
         self, encoder: Encoder, input_ids_N: torch.Tensor, token_type_ids_N: torch.Tensor | None, layout: Layout
     ) -> torch.Tensor:
-        """Return the hidden states that are read of the rows of a step, (M, D); see `Encoder.forward`."""
+        """Return the hidden states that are read of the rows of a step, (R, D); see `Encoder.forward`."""
         hidden_MD: torch.Tensor = encoder(input_ids_N, token_type_ids_N, layout)
         return hidden_MD
 

@@ -36,9 +36,10 @@ def measured_once(folder: RunFolder, key: str, measure: Callable[[], int]) -> in
     return int(measured[key])
 
 
-def write_measured(folder: RunFolder, key: str, value: int) -> None:
-    """Put another value in the place of what was measured, for when the run goes on."""
-    folder.write_measured({**folder.read_measured(), key: value})
+def lower_measured(folder: RunFolder, key: str, value: int) -> None:
+    """Put a lower value in the place of what was measured, for when the run goes on; the least of several processes."""
+    measured = folder.read_measured()
+    folder.write_measured({**measured, key: min(value, measured.get(key, value))})
 
 
 def use_choices_of(folder: RunFolder) -> None:

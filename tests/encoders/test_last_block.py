@@ -132,17 +132,26 @@ def test_a_block_that_runs_twice_is_left_alone(model_folder):
     assert torch.equal(found_MD, encoder(input_ids_N, None, layout)[READ_N])
 
 
-def test_a_layout_of_which_nothing_or_all_is_read_reads_all():
+def test_a_layout_of_which_all_is_read_stays_as_it_is():
     _, layout = tiny_encoders.rows(LENGTHS, packed=True)
-    nothing = {task: torch.empty(0, dtype=torch.int64) for task in LENGTHS}
     assert layout.reading(dict.fromkeys(LENGTHS)) is layout
-    assert layout.reading(nothing) is layout
     assert layout.read_slices == layout.token_slices
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_of_a_step_that_nothing_reads_there_are_no_hidden_states_and_gradients_are_zero(model_folder, family):
+    encoder = encoder_of(model_folder, family)
+    input_ids_N, layout = tiny_encoders.rows(LENGTHS, packed=encoder.packed)
+    hidden_RD = encoder(input_ids_N, None, layout.reading({task: torch.empty(0).long() for task in LENGTHS}))
+    assert hidden_RD.shape == (0, 32)
+    hidden_RD.sum().backward()
+    gradients = [p.grad for p in encoder.blocks.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
 
 
 def test_slices_of_tokens_by_their_number():
     layout = reading(tiny_encoders.rows(LENGTHS, packed=True)[1])
-    assert layout.read.tokens_M.tolist() == READ_N
+    assert layout.read.tokens_R.tolist() == READ_N
     assert layout.slices_of(88) == layout.token_slices
     assert layout.slices_of(15) == layout.read_slices == {"a": slice(0, 4), "b": slice(4, 9), "c": slice(9, 15)}
     assert layout.slices_of(16) is None

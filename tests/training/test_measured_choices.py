@@ -9,7 +9,12 @@ from mtl_cli.encoders import attention_choice
 from mtl_cli.encoders.attention_choice import LENGTHS, LONGEST, fused_from, measure_fused_from, use_fused_from
 from mtl_cli.tracking import RunFolder
 from mtl_cli.training import measured_choices
-from mtl_cli.training.measured_choices import fused_attention_from, measured_once, use_choices_of
+from mtl_cli.training.measured_choices import (
+    fused_attention_from,
+    lower_measured,
+    measured_once,
+    use_choices_of,
+)
 
 
 class Encoder:
@@ -76,3 +81,12 @@ def test_what_was_measured_is_written_beside_the_rest(tmp_path):
     assert measured_once(run, "b", lambda: 4) == 4
     assert measured_once(run, "a", lambda: 5) == 3
     assert json.loads(run.measured_file.read_text()) == {"a": 3, "b": 4}
+
+
+def test_the_least_of_what_several_processes_lower_a_value_to_holds(tmp_path):
+    run = RunFolder.create(tmp_path / "run")
+    measured_once(run, "a", lambda: 9)
+    measured_once(run, "b", lambda: 4)
+    for value in (5, 2, 3):
+        lower_measured(run, "a", value)
+    assert run.read_measured() == {"a": 2, "b": 4}
