@@ -12,7 +12,15 @@ from torch import nn
 
 from mtl_cli.bench.epoch_clock import EpochClock
 from mtl_cli.bench.protocol import Measured
-from mtl_cli.bench.single_task import SingleTaskModel, first_losses, pad_id, padded, records, stock_encoder
+from mtl_cli.bench.single_task import (
+    SingleTaskModel,
+    as_without_us,
+    first_losses,
+    pad_id,
+    padded,
+    records,
+    stock_encoder,
+)
 from mtl_cli.bench.work import Work
 from mtl_cli.data import EncodedSplit
 from mtl_cli.encoders import Encoder
@@ -65,8 +73,9 @@ class TrainerRuns:
     def round(self) -> Measured:
         """Train for an epoch of each task."""
         self._clock.reset()
-        for trainer in self.trainers.values():
-            trainer.train()
+        with as_without_us(self.work.device):
+            for trainer in self.trainers.values():
+                trainer.train()
         return self._clock.measured(sum(trainer.state.global_step for trainer in self.trainers.values()))
 
     def first_losses(self) -> dict[str, float]:

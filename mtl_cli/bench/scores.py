@@ -19,7 +19,16 @@ from mtl_cli.bench.hf_trainer import BATCH_SIZE, make_trainer
 from mtl_cli.bench.our_training import OurRun
 from mtl_cli.bench.protocol import machine_record
 from mtl_cli.bench.report import BenchReport
-from mtl_cli.bench.single_task import SingleTaskModel, heads_of, pad_id, padded, records, slots_of_words, stock_encoder
+from mtl_cli.bench.single_task import (
+    SingleTaskModel,
+    as_without_us,
+    heads_of,
+    pad_id,
+    padded,
+    records,
+    slots_of_words,
+    stock_encoder,
+)
 from mtl_cli.bench.work import Work
 from mtl_cli.build import instantiate
 from mtl_cli.data import EncodedSplit
@@ -201,7 +210,8 @@ def train_tuned(work: Work) -> Trained:
                 weight_decay=optimizer.weight_decay,
                 seed=config["seed"],
             )
-            trainer.train()
+            with as_without_us(work.device):
+                trainer.train()
         validation = of_task.splits["validation"]
         logits_MC = padded_logits(work, model, validation)
         assert validation.labels is not None

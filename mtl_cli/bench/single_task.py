@@ -6,6 +6,7 @@ Shapes: B rows, T tokens of a padded row, D hidden width, M labels, C outputs of
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from itertools import pairwise
 from typing import Any
@@ -19,7 +20,13 @@ from mtl_cli.data import EncodedSplit
 from mtl_cli.encoders import Encoder, loading
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.tasks import Task
+from mtl_cli.training.allocator import freed_memory_as_by_default
 from mtl_cli.types import IGNORE_INDEX, Pooling, UserError
+
+
+def as_without_us(device: torch.device) -> AbstractContextManager[None]:
+    """Within it memory is freed as in a process in which none of ours runs."""
+    return freed_memory_as_by_default() if device.type == "cpu" else nullcontext()
 
 
 def stock_encoder(encoder: Encoder, share_weights: bool = False) -> nn.Module:

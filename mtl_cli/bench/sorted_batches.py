@@ -14,7 +14,15 @@ from torch import nn
 
 from mtl_cli.bench.epoch_clock import EpochClock
 from mtl_cli.bench.protocol import Measured
-from mtl_cli.bench.single_task import SingleTaskModel, first_losses, pad_id, padded, records, stock_encoder
+from mtl_cli.bench.single_task import (
+    SingleTaskModel,
+    as_without_us,
+    first_losses,
+    pad_id,
+    padded,
+    records,
+    stock_encoder,
+)
 from mtl_cli.bench.work import Work
 from mtl_cli.precision import autocast
 
@@ -53,9 +61,10 @@ class SortedBatches:
     def round(self) -> Measured:
         """Train for an epoch of each task."""
         self._clock.reset()
-        self._clock.begin()
-        updates = sum(self._epoch(task, model, self._optimizers[task]) for task, model in self.models.items())
-        self._clock.end()
+        with as_without_us(self.work.device):
+            self._clock.begin()
+            updates = sum(self._epoch(task, model, self._optimizers[task]) for task, model in self.models.items())
+            self._clock.end()
         return self._clock.measured(updates)
 
     def first_losses(self) -> dict[str, float]:
