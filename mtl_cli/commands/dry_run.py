@@ -16,14 +16,16 @@ from mtl_cli.build import instantiate
 from mtl_cli.data import EncodedSplit, TaskData
 from mtl_cli.encoders import Encoder
 from mtl_cli.encoders.grouping import group_for_passes
-from mtl_cli.gradients import Losses
+from mtl_cli.gradients import GradientEngine, Losses
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.precision import choose_device, choose_precision
 from mtl_cli.sampling import StepStream, count_steps_per_epoch
 from mtl_cli.sharing import HardSharing
+from mtl_cli.training.batch_tokens import bytes_of_step, in_full_swing
 from mtl_cli.training.live_memory import LiveMemory
 from mtl_cli.training.operation_counter import operation_counter
 from mtl_cli.types import Step
+from mtl_cli.weighting import Equal, Weighting
 
 _BYTES_TRAINED, _BYTES_FROZEN = 16, 4
 """Of a parameter in float32: itself, its gradient and AdamW's two moments; itself alone."""
@@ -99,6 +101,33 @@ def measure_step(model: MultiTaskModel, step: Step, precision: Literal["bf16", "
     return int(counter.get_total_flops()), activations
 
 
+def bytes_of_weighting(
+    model: MultiTaskModel, weighting: Weighting, step: Step, precision: Literal["bf16", "fp32"], *, micro_batches: bool
+) -> int:
+    """Return how many bytes more a training step takes at its height under this weighting than under equal weights.
+
+    They are those of each task's gradients, as far as the method keeps them, and of what it remembers.
+
+    Args:
+        model: what is trained; its gradients are gone afterwards.
+        weighting: a new one.
+        step: the rows.
+        precision: of forward passes.
+        micro_batches: whether the run cuts its steps into several, over which the tasks' gradients are kept.
+    """
+    if isinstance(weighting, Equal):
+        return 0
+    losses = Losses(model.train(), precision, next(model.parameters()).device)
+    heights = []
+    for one in (weighting, Equal()):
+        one.start(tuple(model.tasks))
+        engine = GradientEngine(model, one, losses)
+        with in_full_swing(one):
+            heights.append(bytes_of_step(engine, [[step] * (2 if micro_batches else 1)] * one.num_batches))
+        model.zero_grad(set_to_none=True)
+    return max(0, heights[0] - heights[1])
+
+
 @dataclass(frozen=True)
 class StepSizes:
     """What the first steps of a run hold.
@@ -151,6 +180,8 @@ def compare_with_hard_sharing(
     of_step = sum(batch.num_tokens for batch in step.values())
     costs = {}
     chosen = instantiate(config["sharing"])
+    at_once = config["trainer"].get("batch_tokens")
+    kept = 0
     for name, strategy in (("run", chosen), ("hard", HardSharing())):
         model = build(deepcopy(encoder), strategy)
         if config["trainer"].get("activation_checkpointing"):
@@ -158,8 +189,11 @@ def compare_with_hard_sharing(
         buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
         operations, activations = measure_step(model, step, precision)
         costs[name] = Cost(parts_of(model), operations, buffers, activations / of_step)
+        if name == "run":
+            weighting = instantiate(config["weighting"])
+            cut = isinstance(at_once, int) or config["trainer"].get("num_micro_batches", 1) > 1
+            kept = bytes_of_weighting(model, weighting, step, precision, micro_batches=cut)
     run, hard = costs["run"], costs["hard"]
-    at_once = config["trainer"].get("batch_tokens")
     share = 1.0 if encoder.packed else 1 - sizes.padded  # padding counts in batch_tokens
     tokens = min(sizes.tokens, at_once * share) if isinstance(at_once, int) else sizes.tokens
     table = Table(title=f"{type(chosen).__name__}: what would be trained", title_justify="left", show_edge=False)
@@ -180,6 +214,12 @@ def compare_with_hard_sharing(
     of_run, of_hard = (cost.with_activations(tokens) for cost in (run, hard))
     table.add_row("with activations", "", _mebibytes(of_run), f"of {tokens:,.0f} tokens at once")
     table.add_row("x hard sharing", "", f"{of_run / of_hard:.2f}", "")
+    of_weighting = ""
+    if kept:
+        name = type(weighting).__name__
+        table.add_section()
+        table.add_row(f"with {name}", "", _mebibytes(of_run + kept), "tasks' gradients that it keeps")
+        of_weighting = f", {_mebibytes(kept)} for gradients of tasks that {name} keeps"
     console = Console()
     console.print(table)
     padding = f", {sizes.padded:.0%} padding on top" if not encoder.packed else ""
@@ -189,7 +229,7 @@ def compare_with_hard_sharing(
         f"on {device} in {precision}",
         f"estimated memory: {_mebibytes(run.num_bytes)} for weights, gradients and AdamW's moments, and "
         f"{_mebibytes(run.activations * tokens)} for the activations of {tokens:,.0f} tokens at once "
-        f"({run.activations / 1024:,.0f} KiB a token), together {_mebibytes(of_run)}",
+        f"({run.activations / 1024:,.0f} KiB a token){of_weighting}, together {_mebibytes(of_run + kept)}",
         "trainer.batch_tokens bounds the tokens at once; auto finds what fits. Operations leave out decompositions "
         "(sharing=soft_trace_norm). Nothing was trained.",
     )

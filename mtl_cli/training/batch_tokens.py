@@ -23,7 +23,7 @@ from mtl_cli.gradients import GradientEngine
 from mtl_cli.sharing import TrainingMoment
 from mtl_cli.training.live_memory import LiveMemory
 from mtl_cli.types import Step, UserError
-from mtl_cli.weighting import LossWeighting, Weighting
+from mtl_cli.weighting import GradientWeighting, LossWeighting, Weighting
 
 log = logging.getLogger(__name__)
 
@@ -115,8 +115,8 @@ def measure_batch_tokens(engine: GradientEngine, splits: Mapping[str, EncodedSpl
         lengths_B = np.concatenate([batch.lengths_B.numpy() for batch in step.values()])
         on_device = {name: batch.to(device) for name, batch in step.items()}
         try:
-            with alone(), _in_full_swing(engine.weighting):
-                num_bytes = _bytes_of(engine, [[on_device, on_device]] * engine.weighting.num_batches)
+            with alone(), in_full_swing(engine.weighting):
+                num_bytes = bytes_of_step(engine, [[on_device, on_device]] * engine.weighting.num_batches)
         finally:
             model.zero_grad(set_to_none=True)
         return Tried(model.encoder.num_slots(lengths_B), num_bytes)
@@ -146,7 +146,7 @@ def _rows(split: EncodedSplit, longest: np.ndarray, tokens: int) -> np.ndarray:
 
 
 @contextmanager
-def _in_full_swing(weighting: Weighting) -> Iterator[None]:
+def in_full_swing(weighting: Weighting) -> Iterator[None]:
     """Inside, the next step is one that needs most: behind the warm-up, one in which conflicts are tracked."""
     before = deepcopy(weighting.state_dict())
     every = (weighting.track_conflict_every if isinstance(weighting, LossWeighting) else None) or 1
@@ -157,19 +157,30 @@ def _in_full_swing(weighting: Weighting) -> Iterator[None]:
         weighting.load_state_dict(before)
 
 
-def _bytes_of(engine: GradientEngine, parts: Sequence[Sequence[Step]]) -> int:
-    """Bytes that a step's forward and backward passes take at their height, gradients included."""
+def bytes_of_step(engine: GradientEngine, parts: Sequence[Sequence[Step]]) -> int:
+    """Bytes that a step's forward and backward passes take at their height, gradients included.
+
+    A method that balances gradients may remember what it needs to in the first step, which the second then has beside it.
+    """
     device = engine.losses.device
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        engine.step(parts)
+        _run(engine, parts)
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     with LiveMemory() as memory:
-        engine.step(parts)
+        _run(engine, parts)
     return memory.peak
+
+
+def _run(engine: GradientEngine, parts: Sequence[Sequence[Step]]) -> None:
+    engine.step(parts)
+    if isinstance(engine.weighting, GradientWeighting):
+        engine.after_update()
+        engine.model.zero_grad(set_to_none=True)
+        engine.step(parts)
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from gradients.steps import batch, model_of, step_of
 
-from mtl_cli.commands.dry_run import Cost, StepSizes, measure_step, operations_of, parts_of
+from mtl_cli.commands.dry_run import Cost, StepSizes, bytes_of_weighting, measure_step, operations_of, parts_of
+from mtl_cli.weighting import Equal, MoCo, NashMTL, UncertaintyWeighting
 
 
 def test_parameters_are_counted_by_part():
@@ -54,6 +55,23 @@ def test_activations_grow_with_the_tokens_and_shrink_by_checkpointing():
     model.encoder.checkpoint_activations()
     _, checkpointed = measure_step(model, twice)
     assert checkpointed < 0.5 * of_twice
+
+
+def test_a_weighting_costs_the_gradients_that_it_keeps():
+    model, step = model_of(), step_of()
+    shared = 4 * sum(p.numel() for p in model.shared_parameters())
+
+    def extra(weighting, cut=False):
+        return bytes_of_weighting(model, weighting, step, "fp32", micro_batches=cut)
+
+    assert extra(Equal()) == 0
+    assert extra(UncertaintyWeighting()) < 0.1 * shared
+    # It remembers an average of each task's gradients.
+    assert extra(MoCo()) > 0.9 * len(step) * shared
+    # Over several micro-batches each task's gradients add up before they are weighed, where equal weights keep one sum.
+    assert extra(NashMTL()) < extra(NashMTL(), cut=True)
+    assert extra(NashMTL(), cut=True) > 2 * shared
+    assert all(p.grad is None for p in model.parameters())
 
 
 class Lengths:
