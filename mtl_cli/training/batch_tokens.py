@@ -160,7 +160,7 @@ def in_full_swing(weighting: Weighting) -> Iterator[None]:
 def bytes_of_step(engine: GradientEngine, parts: Sequence[Sequence[Step]]) -> int:
     """Bytes that a step's forward and backward passes take at their height, gradients included.
 
-    A method that balances gradients may remember what it needs to in the first step, which the second then has beside it.
+    What a method that balances gradients remembers after the first step stands beside the second one.
     """
     device = engine.losses.device
     if device.type == "cuda":
