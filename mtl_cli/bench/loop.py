@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +15,7 @@ import torch
 from mtl_cli.bench.moments import Moments, replaced
 from mtl_cli.bench.protocol import Spread, wait_for
 from mtl_cli.bench.report import BenchReport, share
+from mtl_cli.bench.settings import LEAST_ROUNDS, TOO_FEW_ROUNDS, BenchSettings
 from mtl_cli.evaluation import Evaluator
 from mtl_cli.gradients import GradientEngine
 from mtl_cli.model import MultiTaskModel
@@ -19,6 +23,8 @@ from mtl_cli.tracking import Loggers, MetricsFile, Progress, RunFolder
 from mtl_cli.training import AdamW, Checkpoints
 from mtl_cli.training import loop as training_loop
 from mtl_cli.training.loop import Loop
+
+log = logging.getLogger(__name__)
 
 AIM = 0.03
 COMPUTE = ("forward", "backward, weighting", "optimizer, clipping")
@@ -46,20 +52,48 @@ _WATCHED: tuple[Watched, ...] = (
 )
 
 
-def bench_loop(
-    run: Callable[[], object], further: Sequence[Watched], title: str, machine: Mapping[str, Any], device: torch.device
-) -> BenchReport:
+@dataclass(frozen=True)
+class WatchedRun:
+    """Where the time of one run went.
+
+    Attributes:
+        seconds: moment -> its own seconds.
+        calls: moment -> how often.
+        shares_of_steps: of each step, the share outside of compute.
+        setup_seconds: before the first step.
+    """
+
+    seconds: dict[str, float]
+    calls: dict[str, int]
+    shares_of_steps: list[float]
+    setup_seconds: float
+
+    @property
+    def inside(self) -> float:
+        """Seconds of all moments."""
+        return sum(self.seconds.values())
+
+    @property
+    def outside(self) -> float:
+        """Seconds of what is neither forward, backward nor optimizer."""
+        return self.inside - sum(self.seconds.get(name, 0.0) for name in COMPUTE)
+
+    @property
+    def outside_share(self) -> float:
+        """Share of that."""
+        return self.outside / self.inside
+
+
+def watch_run(run: Callable[[], object], further: Sequence[Watched], device: torch.device) -> WatchedRun:
     """Watch a run of `mtl train` from its first step to its end.
 
     Args:
         run: makes it.
         further: what else to watch: the moments after training.
-        title: what is run.
-        machine: what on.
         device: where it computes; on a GPU each moment waits for it, so that its share is an upper bound.
     """
     moments = Moments(wait=lambda: wait_for(device))
-    shares: list[float] = []  # of each step, outside of compute
+    shares: list[float] = []
     began = time.perf_counter()
     with (
         moments.watch(*_WATCHED, *further),
@@ -68,34 +102,70 @@ def bench_loop(
     ):
         run()
     whole = time.perf_counter() - began
-    inside = sum(moments.seconds.values())
-    outside = inside - sum(moments.seconds.get(name, 0.0) for name in COMPUTE)
-    order = [*COMPUTE, *sorted(set(moments.seconds) - set(COMPUTE), key=lambda name: -moments.seconds[name])]
+    return WatchedRun(moments.seconds, moments.calls, shares, whole - sum(moments.seconds.values()))
+
+
+def bench_loop(
+    run: Callable[[int], object],
+    further: Sequence[Watched],
+    settings: BenchSettings,
+    title: str,
+    machine: Mapping[str, Any],
+    device: torch.device,
+) -> BenchReport:
+    """Watch whole runs, one after the other; the first, which loads what later ones find loaded, stands by itself.
+
+    Args:
+        run: makes the run of this number.
+        further: what else to watch.
+        settings: how to measure.
+        title: what is run.
+        machine: what on.
+        device: where it computes.
+    """
+    runs = []
+    for number in range(settings.rounds + 1):
+        runs.append(watch_run(partial(run, number), further, device))
+        log.info("run %d of %d: %s outside", number + 1, settings.rounds + 1, share(runs[-1].outside_share))
+    first, *runs = runs
+    names = {name: None for one in runs for name in one.seconds}
+    seconds = {name: Spread.of([one.seconds.get(name, 0.0) for one in runs]) for name in names}
+    shares = {name: Spread.of([one.seconds.get(name, 0.0) / one.inside for one in runs]) for name in names}
+    order = [*COMPUTE, *sorted(set(names) - set(COMPUTE), key=lambda name: -seconds[name].median)]
     rows = [
-        [name, f"{moments.seconds[name]:.2f}", share(moments.seconds[name] / inside), f"{moments.calls.get(name, 0):,}"]
+        [name, f"{seconds[name].median:.2f}", _shares(shares[name]), f"{runs[-1].calls.get(name, 0):,}"]
         for name in order
-        if name in moments.seconds
+        if name in seconds
     ]
+    inside, outside = (statistics.median(values) for values in ([r.inside for r in runs], [r.outside for r in runs]))
+    outside_share = Spread.of([one.outside_share for one in runs])
     rows.append(["all of it", f"{inside:.2f}", share(1.0), ""])
-    rows.append(["outside of forward, backward, optimizer", f"{outside:.2f}", share(outside / inside), ""])
-    per_step = Spread.of(shares[1:]) if len(shares) > 1 else None
+    rows.append(["outside of forward, backward, optimizer", f"{outside:.2f}", _shares(outside_share), ""])
+    of_steps = [value for one in runs for value in one.shares_of_steps[1:]]
+    per_step = Spread.of(of_steps) if of_steps else None
+    setup = statistics.median(one.setup_seconds for one in runs)
     figures = {
-        "seconds": moments.seconds,
-        "calls": moments.calls,
-        "outside_share": outside / inside,
+        "seconds": {name: asdict(spread) for name, spread in seconds.items()},
+        "calls": runs[-1].calls,
+        "outside_share": asdict(outside_share),
+        "outside_share_of_first_run": first.outside_share,
         "outside_share_of_steps": asdict(per_step) if per_step else None,
-        "setup_seconds": whole - inside,
+        "setup_seconds": setup,
+        "runs": [asdict(one) for one in (first, *runs)],
     }
     notes = [
-        f"set-up before the first step: {whole - inside:.1f} s more, which `of=startup` is about",
+        f"{settings.rounds} runs one after the other in one process, medians and quartiles; the first, in which what "
+        f"later ones find loaded is loaded (scikit-learn, for one), is left out: {share(first.outside_share)} outside",
+        f"set-up before the first step: {setup:.1f} s more, which `of=startup` is about",
         "each moment's own time: what is called inside of it and has a row counts there alone",
     ]
     if per_step is not None:
-        low, median, high = (share(value) for value in (per_step.low, per_step.median, per_step.high))
         notes.append(
-            f"within a step, without what comes between steps: {median} outside ({low} to {high}) of {len(shares) - 1} "
-            "steps, the first dropped"
+            f"within a step, without what comes between steps: {_shares(per_step)} outside, of {len(of_steps)} steps, "
+            "the first of each run dropped"
         )
+    if settings.rounds < LEAST_ROUNDS:
+        notes.append(TOO_FEW_ROUNDS)
     return BenchReport(
         "loop",
         title,
@@ -104,8 +174,12 @@ def bench_loop(
         rows,
         figures,
         notes,
-        {f"at most {share(AIM)} outside": outside / inside <= AIM},
+        {f"at most {share(AIM)} outside": outside_share.median <= AIM},
     )
+
+
+def _shares(spread: Spread) -> str:
+    return f"{share(spread.median)} ({share(spread.low)} to {share(spread.high)})"
 
 
 def _compute_seconds(moments: Moments) -> float:

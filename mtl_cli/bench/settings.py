@@ -15,13 +15,14 @@ _USED_BY: dict[str, set[str]] = {
     "step": {"rounds", "rows", "memory", "only"},
     "trainer": {"rounds", "rows", "baselines", "scores", "memory", "only"},
     "trainer bench.scores=true": {"scores", "seeds"},
-    "tasks": {"rounds", "num_tasks", "tokens"},
+    "tasks": {"rounds", "num_tasks", "tokens", "memory", "only"},
     "startup": {"rounds"},
-    "loop": set(),
+    "loop": {"rounds"},
 }
 
 LEAST_ROUNDS = 7
 """Rounds that count for a figure to be one by the protocol."""
+TOO_FEW_ROUNDS = f"fewer than the {LEAST_ROUNDS} rounds of the protocol: for a first look only"
 
 
 @dataclass(kw_only=True)
@@ -52,7 +53,7 @@ class BenchSettings:
     num_tasks: list[PositiveInt] = field(default_factory=lambda: [1, 2, 4, 8, 16])
     tokens: PositiveInt = 2048
     memory: bool = True
-    only: str | None = None
+    only: str | int | None = None
     json: str | None = None
     markdown: str | None = None
     force: bool = False

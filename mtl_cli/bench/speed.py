@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -12,7 +12,7 @@ from mtl_cli.bench.ceiling import Ceiling, EncoderSize
 from mtl_cli.bench.peak_of_variant import Peak, Rerun, peak_of, peak_of_round, print_peak
 from mtl_cli.bench.protocol import Measured, Spread, Variant, interleave, ratios
 from mtl_cli.bench.report import mebibytes, share
-from mtl_cli.bench.settings import LEAST_ROUNDS, BenchSettings
+from mtl_cli.bench.settings import LEAST_ROUNDS, TOO_FEW_ROUNDS, BenchSettings
 from mtl_cli.bench.work import Work
 from mtl_cli.errors import UserError
 
@@ -225,15 +225,19 @@ def remarks(
         f"{settings.rounds} rounds, medians and quartiles; {ours.tokens / ours.rows:.1f} tokens a row; updates are "
         "those of a round. No variant draws a progress display",
     ]
-    peaks = [speed.peak for speed in found.values() if speed.peak is not None]
-    if any(peak.whole_process for peak in peaks):
-        lines.append("peak MiB: of the whole process, loading included: this system cannot reset a peak")
-    elif peaks:
-        standing = " / ".join(mebibytes(speed.peak.standing) for speed in found.values() if speed.peak is not None)
-        lines.append(
-            f"peak MiB: of a first round alone, above what stood before its first step ({standing} MiB, weights "
-            "included)"
-        )
+    lines += remarks_on_peaks([speed.peak for speed in found.values() if speed.peak is not None])
     if settings.rounds < LEAST_ROUNDS:
-        lines.append(f"fewer than the {LEAST_ROUNDS} rounds of the protocol: for a first look only")
+        lines.append(TOO_FEW_ROUNDS)
     return lines
+
+
+def remarks_on_peaks(peaks: Sequence[Peak]) -> list[str]:
+    """What a column of peaks is of."""
+    if any(peak.whole_process for peak in peaks):
+        return ["peak MiB: of the whole process, loading included: this system cannot reset a peak"]
+    if not peaks:
+        return []
+    standing = " / ".join(mebibytes(peak.standing) for peak in peaks)
+    return [
+        f"peak MiB: of a first round alone, above what stood before its first step ({standing} MiB, weights included)"
+    ]

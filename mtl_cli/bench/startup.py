@@ -102,6 +102,9 @@ def bench_startup(
     for name, first_step in first_steps.items():
         ends = [moments["ends"]["cpu"] for moments in first_step.moments[-settings.rounds :]]
         figures[name]["cpu_seconds_to_its_end"] = statistics.median(ends)
+    for row in rows:
+        end = figures[row[0]].get("cpu_seconds_to_its_end")
+        row.append("" if end is None else f"{end:.2f}")
     heavy = sorted({module for answer in answers.values() for module in answer.heavy})
     wall_of = {name: figures[name]["seconds"]["median"] for name in answers}
     cpu_of = {name: figures[name]["cpu_seconds"]["median"] for name in first_steps}
@@ -117,13 +120,13 @@ def bench_startup(
         "startup",
         "mtl bench of=startup",
         machine,
-        ["command", "wall seconds", "CPU seconds"],
+        ["command", "wall seconds", "CPU seconds", "CPU to the step's end"],
         rows,
         figures,
         [
             f"{settings.rounds} rounds of new processes in turn, medians and quartiles; texts are tokenised already",
             f"heavy modules that the answers import: {', '.join(heavy) or 'none'}",
-            "a first step counts until it begins, with the CPU time of all threads",
+            "a first step counts until it begins, with the CPU time of all threads; beside it stands that until its end",
         ],
         aims,
     )

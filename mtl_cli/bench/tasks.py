@@ -6,14 +6,18 @@ import time
 from copy import deepcopy
 from dataclasses import asdict
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
 
 from mtl_cli.bench.ceiling import Ceiling, EncoderSize
+from mtl_cli.bench.our_training import padding_of
+from mtl_cli.bench.peak_of_variant import Peak, Rerun, peak_of, peak_of_round, print_peak
 from mtl_cli.bench.protocol import Measured, Spread, interleave, machine_record, ratios, wait_for
-from mtl_cli.bench.report import BenchReport, share
-from mtl_cli.bench.settings import BenchSettings
+from mtl_cli.bench.report import BenchReport, mebibytes, share
+from mtl_cli.bench.settings import LEAST_ROUNDS, TOO_FEW_ROUNDS, BenchSettings
+from mtl_cli.bench.speed import remarks_on_peaks
 from mtl_cli.bench.synthetic import SyntheticRun, fewest_tokens, told_of_tasks
 from mtl_cli.bench.work import Work
 from mtl_cli.build import instantiate
@@ -24,6 +28,10 @@ from mtl_cli.weighting import Weighting
 AIM = 1.05
 _STEPS_OF_ROUND = 2
 _HALVES = "the sharing strategy is told of the tasks by halves, the first half lower or together"
+_COLUMNS = (
+    "tasks", "x one task's step", "tokens/s", "CPU of one thread, x",
+    "padding, linear", "attention", "of the ceiling", "peak MiB",
+)  # fmt: skip
 _TOTAL_STEPS, _STEPS_PER_EPOCH = 1000, 100  # of the run that the steps are said to be of
 
 
@@ -69,15 +77,24 @@ class StepOfTasks:
         tokens = sum(batch.num_tokens for batch in self.run.step_of_rows.values())
         return Measured(seconds, tokens, (time.thread_time() - cpu) / _STEPS_OF_ROUND)
 
+    @property
+    def padding(self) -> tuple[float, float]:
+        """Share of padding in the slots of linear layers and of attention."""
+        lengths = {name: batch.lengths_B.numpy() for name, batch in self.run.step_of_rows.items()}
+        return padding_of([lengths], self.run.model)
 
-def bench_tasks(work: Work, settings: BenchSettings, load: float) -> BenchReport:
-    """Measure a step for each number of tasks, against one task's."""
+
+def bench_tasks(work: Work, settings: BenchSettings, load: float, rerun: Rerun) -> BenchReport | None:
+    """Measure a step for each number of tasks, against one task's; None where only one's memory was asked for."""
     counts = sorted({1, *settings.num_tasks})
     if settings.tokens < fewest_tokens(counts[-1]):
         raise UserError(
             f"bench.tokens: found {settings.tokens}, too few for a row of each of {counts[-1]} tasks; allowed: at "
             f"least {fewest_tokens(counts[-1])}, or a smaller bench.num_tasks"
         )
+    if settings.only is not None:
+        print_peak(peak_of_round(_only(str(settings.only), work, settings, counts), work.device))
+        return None
     variants = {str(number): StepOfTasks(work, number, settings.tokens) for number in counts}
     step = variants["1"].run.step_of_rows
     lengths = torch.cat([batch.lengths_B for batch in step.values()]).numpy()
@@ -86,27 +103,40 @@ def bench_tasks(work: Work, settings: BenchSettings, load: float) -> BenchReport
     rounds = interleave({**variants, "ceiling": ceiling}, settings.rounds)
     operations = size.operations(float(lengths.sum()), float(np.square(lengths).sum()))
     seconds = {name: [measured.seconds for measured in rounds[name]] for name in variants}
-    rows, figures = [], {}
-    for name in variants:
+    parts = [type(part).__name__ for part in (variants["1"].run.model.sharing, variants["1"].engine.weighting)]
+    padding = {name: variant.padding for name, variant in variants.items()}
+    del variants
+    peaks = {name: _peak(name, work, settings, rerun) if settings.memory else None for name in seconds}
+    rows: list[list[str]] = []
+    figures: dict[str, dict[str, Any]] = {}
+    for name in seconds:
         ratio = ratios(seconds[name], seconds["1"])
         cpu = ratios([m.cpu_seconds for m in rounds[name]], [m.cpu_seconds for m in rounds["1"]])
         speed = Spread.of([rounds[name][0].tokens / s for s in seconds[name]])
         of_ceiling = ceiling.shares([operations] * settings.rounds, seconds[name])
-        rows.append([name, ratio.text(3), speed.text(0), f"{cpu.median:.3f}", share(of_ceiling.median)])
+        linear, attention = padding[name]
+        peak = peaks[name]
+        paddings = [share(linear), share(attention)]
+        memory = mebibytes(None if peak is None else peak.above)
+        rows.append(
+            [name, ratio.text(3), speed.text(0), f"{cpu.median:.3f}", *paddings, share(of_ceiling.median), memory]
+        )
         figures[name] = {
             "ratio": asdict(ratio),
             "cpu_ratio": asdict(cpu),
             "seconds": asdict(Spread.of(seconds[name])),
             "tokens_per_second": asdict(speed),
             "ceiling_share": asdict(of_ceiling),
+            "padding_linear": linear,
+            "padding_attention": attention,
+            "peak": None if peak is None else asdict(peak),
         }
     rates = ceiling.rates[-settings.rounds :]
-    parts = [type(part).__name__ for part in (variants["1"].run.model.sharing, variants["1"].engine.weighting)]
     return BenchReport(
         "tasks",
         f"mtl bench of=tasks: {int(lengths.sum())} tokens a step, {', '.join(parts)}, {work.precision}",
         machine_record(work.device, load),
-        ["tasks", "x one task's step", "tokens/s", "CPU of one thread, x", "of the ceiling"],
+        list(_COLUMNS),
         rows,
         {"tokens": int(lengths.sum()), "tasks": figures, "ceiling_operations_per_second": asdict(Spread.of(rates))},
         [
@@ -114,6 +144,21 @@ def bench_tasks(work: Work, settings: BenchSettings, load: float) -> BenchReport
             f"{_STEPS_OF_ROUND} steps, medians and quartiles of ratios within a round",
             "rows of 16 to 112 random tokens, the same for each number of tasks; each task classifies texts",
             *([_HALVES] if {"order", "groups"} & set(work.config["sharing"]) else []),
+            *remarks_on_peaks([peak for peak in peaks.values() if peak is not None]),
+            *([TOO_FEW_ROUNDS] if settings.rounds < LEAST_ROUNDS else []),
         ],
-        {f"{AIM} x one task's step": all(figures[name]["ratio"]["median"] <= AIM for name in variants)},
+        {f"{AIM} x one task's step": all(figures[name]["ratio"]["median"] <= AIM for name in figures)},
     )
+
+
+def _only(name: str, work: Work, settings: BenchSettings, counts: list[int]) -> StepOfTasks:
+    if name not in map(str, counts):
+        raise UserError(f"bench.only: found {name!r}, allowed: a number of tasks, {', '.join(map(str, counts))}")
+    return StepOfTasks(work, int(name), settings.tokens)
+
+
+def _peak(name: str, work: Work, settings: BenchSettings, rerun: Rerun) -> Peak | None:
+    """Peak memory with so many tasks: on a GPU, where the others are gone, here; else in a process of its own."""
+    if work.device.type == "cuda":
+        return peak_of_round(StepOfTasks(work, int(name), settings.tokens), work.device)
+    return peak_of(name, rerun)

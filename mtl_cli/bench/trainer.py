@@ -54,7 +54,7 @@ def make_baseline(key: Baseline, work: Work, model: MultiTaskModel | None) -> Tr
 def bench_trainer(work: Work, settings: BenchSettings, load: float, rerun: Rerun) -> BenchReport | None:
     """Compare speeds; None where only the memory of a variant was asked for."""
     if settings.only is not None:
-        run_alone(_only(settings.only, work, settings), work.device)
+        run_alone(_only(str(settings.only), work, settings), work.device)
         return None
     epoch = Epoch.of(work.config["sampler"], work.train_splits, work.config["seed"])
     check_one_pass(epoch, work.config["sampler"], work.train_splits)

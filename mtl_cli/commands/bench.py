@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def bench(config: Mapping[str, Any], rerun: Rerun, words: list[str]) -> int:
 
         composed["sharing"] = told_of_tasks(composed["sharing"], list(composed.get("tasks") or {}))
     check_config(composed, composed.get("allow_targets"))
-    if settings.only is not None and choice.of not in ("step", "trainer"):
+    if settings.only is not None and choice.of not in ("step", "trainer", "tasks"):
         raise UserError(f"bench.only: of={choice.of} has no variants; leave it out")
     for warning in settings.without_effect(choice.of):
         log.warning("%s", warning)
@@ -78,7 +79,7 @@ def _measure(
         name = " ".join(words) or "mtl train"
         return bench_startup({name: [*words, "logger=none"]}, settings, machine_record(device, load))
     if of == "loop":
-        return _loop(config, machine_record(device, load))
+        return _loop(config, settings, machine_record(device, load))
     if device.type == "cpu":
         keep_freed_memory()  # as training does
     from mtl_cli.bench.work import Work
@@ -99,7 +100,7 @@ def _measure(
     if of == "tasks":
         from mtl_cli.bench.tasks import bench_tasks
 
-        return bench_tasks(work, settings, load)
+        return bench_tasks(work, settings, load, rerun)
     if of == "trainer":
         from mtl_cli.bench.trainer import bench_trainer
 
@@ -109,22 +110,26 @@ def _measure(
     return bench_step(work, settings, load, rerun)
 
 
-def _loop(config: dict[str, Any], machine: Mapping[str, Any]) -> BenchReport:
+def _loop(config: dict[str, Any], settings: BenchSettings, machine: Mapping[str, Any]) -> BenchReport:
     from mtl_cli.bench.loop import bench_loop
 
     tasks = ", ".join(config["tasks"])
     encoder = config["encoder"].get("path") or config["encoder"]["_target_"].split(".")[-1]
     with tempfile.TemporaryDirectory(prefix="mtl-bench-") as folder:
-        output = Path(folder) / "run"
-        report = bench_loop(
-            lambda: train_command.train(config, output, []),
+
+        def run(number: int) -> None:
+            output = Path(folder) / f"run{number}"
+            train_command.train(deepcopy(config), output, [])
+            remove_if_empty(output)
+
+        return bench_loop(
+            run,
             [
                 (train_command, "_score_and_save", "final scores, the rest"),
                 (train_command, "save_model", "saving the model"),
             ],
+            settings,
             f"mtl bench of=loop: {encoder}, {tasks}",
             machine,
             choose_device(config["trainer"].get("device", "auto")),
         )
-        remove_if_empty(output)
-    return report
