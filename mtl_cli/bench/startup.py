@@ -126,7 +126,7 @@ def bench_startup(
         [
             f"{settings.rounds} rounds of new processes in turn, medians and quartiles; texts are tokenised already",
             f"heavy modules that the answers import: {', '.join(heavy) or 'none'}",
-            "a first step counts until it begins, with the CPU time of all threads; beside it stands that until its end",
+            "a first step counts until it begins, with the CPU time of all threads; beside it, until its end",
         ],
         aims,
     )
