@@ -287,6 +287,6 @@ def _varlen_exists() -> bool:
 def _warn_of_dropout() -> None:
     warnings.warn(
         "Attention dropout keeps training off the GPU's variable-length attention kernel, which has none; rows are "
-        "padded in groups of similar length instead. `encoder.dropout=0` avoids that.",
+        "padded in groups of similar length instead. `encoder.attention_dropout=0` avoids that.",
         stacklevel=2,
     )

@@ -30,6 +30,7 @@ class BundledMiniLM(EncoderSpec):
 
     pooling: Pooling = "mean"
     dropout: Probability | None = None
+    attention_dropout: Probability | None = None
     freeze_embeddings: bool = False
     num_frozen_blocks: NonNegativeInt = 0
     packing: bool | Literal["auto"] = "auto"
@@ -55,6 +56,7 @@ class BundledMiniLM(EncoderSpec):
             path=str(_model_folder()),
             pooling=self.pooling,
             dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
             freeze_embeddings=self.freeze_embeddings,
             num_frozen_blocks=self.num_frozen_blocks,
             packing=self.packing,

@@ -27,6 +27,7 @@ _DROPOUT_FIELDS = (
     "attn_pdrop",
     "dropout_rate",  # T5
 )
+_ATTENTION_DROPOUT_FIELDS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 
 _UNBOUNDED = 1_000_000
 """Tokenizers without a limit of their own report a length far above this."""
@@ -67,6 +68,11 @@ def max_length(config: Any, tokenizer: Any) -> int:
 def dropout_fields(config: Any) -> list[str]:
     """The fields of this config that hold a dropout probability inside the encoder."""
     return [name for name in _DROPOUT_FIELDS if isinstance(getattr(config, name, None), int | float)]
+
+
+def attention_dropout_fields(config: Any) -> list[str]:
+    """Those of them that drop attention weights and nothing else."""
+    return [name for name in dropout_fields(config) if name in _ATTENTION_DROPOUT_FIELDS]
 
 
 def takes_token_types(config: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from mtl_cli.encoders import loading
 from mtl_cli.encoders.encoder import Encoder
-from mtl_cli.encoders.families import check_packing, dropout_fields, runs_packed
+from mtl_cli.encoders.families import attention_dropout_fields, check_packing, dropout_fields, runs_packed
 from mtl_cli.encoders.shape import EncoderShape, check_num_frozen_blocks
 from mtl_cli.encoders.spec import EncoderSpec
 from mtl_cli.types import NonNegativeInt, Pooling, Probability, UserError
@@ -23,6 +23,8 @@ class HuggingFaceEncoder(EncoderSpec):
         revision: branch, tag or commit on the hub; pin a commit to repeat a run exactly.
         pooling: how a row becomes one vector; decoder-only models need "last" or "mean".
         dropout: probability for all of the encoder's hidden and attention dropouts; None keeps the checkpoint's.
+        attention_dropout: that of attention weights, in its place; None: what `dropout` says. At 0 a GPU's
+            variable-length attention serves in training.
         freeze_embeddings: keep the embeddings as they are.
         num_frozen_blocks: keep the lowest blocks as they are.
         packing: run rows without padding where the family can ("auto"), insist on it (true), or pad (false).
@@ -34,6 +36,7 @@ class HuggingFaceEncoder(EncoderSpec):
     revision: str | None = None
     pooling: Pooling = "first"
     dropout: Probability | None = None
+    attention_dropout: Probability | None = None
     freeze_embeddings: bool = False
     num_frozen_blocks: NonNegativeInt = 0
     packing: bool | Literal["auto"] = "auto"
@@ -51,8 +54,7 @@ class HuggingFaceEncoder(EncoderSpec):
         if config is None:
             return
         loading.override(config, self.config_overrides or {})
-        if self.dropout is not None:
-            set_dropout(config, self.dropout)
+        set_dropout(config, self.dropout, self.attention_dropout)
         if self.packing is True:
             check_packing(config.model_type)
         shape = EncoderShape.of(config)
@@ -80,8 +82,7 @@ class HuggingFaceEncoder(EncoderSpec):
             UserError: the id or folder is unknown, lacks a part, or holds pickled weights only; a setting does not fit.
         """
         config = loading.load_config(self.path, self.revision, self.trust_remote_code, self.config_overrides or {})
-        if self.dropout is not None:
-            set_dropout(config, self.dropout)
+        set_dropout(config, self.dropout, self.attention_dropout)
         model = loading.load_model(self.path, self.revision, self.trust_remote_code, config)
         encoder = Encoder(
             model,
@@ -93,12 +94,21 @@ class HuggingFaceEncoder(EncoderSpec):
         return encoder
 
 
-def set_dropout(config: Any, probability: float) -> None:
-    """Set every dropout probability of the encoder's config."""
-    fields = dropout_fields(config)
-    if not fields:
-        raise UserError(
-            f"encoder.dropout: {probability}, but a '{config.model_type}' config has no field for it. Leave it null."
-        )
-    for name in fields:
-        setattr(config, name, probability)
+def set_dropout(config: Any, dropout: float | None, attention_dropout: float | None) -> None:
+    """Set every dropout probability of the encoder's config, then those of attention weights; None leaves them.
+
+    Raises:
+        UserError: the config has none.
+    """
+    for key, probability, fields in (
+        ("dropout", dropout, dropout_fields(config)),
+        ("attention_dropout", attention_dropout, attention_dropout_fields(config)),
+    ):
+        if probability is None:
+            continue
+        if not fields:
+            raise UserError(
+                f"encoder.{key}: {probability}, but a '{config.model_type}' config has no field for it. Leave it null."
+            )
+        for name in fields:
+            setattr(config, name, probability)

@@ -39,6 +39,7 @@ class TransformerEncoder(EncoderSpec):
             weights as an ungated layer of four times hidden_size.
         max_length: tokens that a row can have.
         dropout: probability of all hidden and attention dropouts.
+        attention_dropout: that of attention weights, in its place; None: what `dropout` says.
         pooling: how a row becomes one vector.
         lowercase: the tokenizer writes everything in small letters first.
         packing: run rows without padding.
@@ -53,6 +54,7 @@ class TransformerEncoder(EncoderSpec):
     intermediate_size: PositiveInt | None = None
     max_length: PositiveInt = 128
     dropout: Probability = 0.1
+    attention_dropout: Probability | None = None
     pooling: Pooling = "mean"
     lowercase: bool = True
     packing: bool = True
@@ -90,7 +92,7 @@ class TransformerEncoder(EncoderSpec):
             rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": _ROTARY_BASE}},
             embedding_dropout=self.dropout,
             mlp_dropout=self.dropout,
-            attention_dropout=self.dropout,
+            attention_dropout=self.dropout if self.attention_dropout is None else self.attention_dropout,
             pad_token_id=tokenizer.pad_token_id,
             cls_token_id=tokenizer.cls_token_id,
             sep_token_id=tokenizer.sep_token_id,

@@ -64,6 +64,24 @@ def test_dropout_reaches_every_dropout_of_the_family(model_folder, family):
     assert "classifier" not in str([name for name, value in encoder.model.config.to_dict().items() if value == 0.37])
 
 
+@pytest.mark.parametrize("family", ["bert", "distilbert", "deberta-v2", "modernbert", "gpt2"])
+def test_attention_weights_have_a_dropout_of_their_own(model_folder, family):
+    encoder = build(model_folder(family), dropout=0.37, attention_dropout=0.0)
+    config = encoder.model.config
+    rates = {
+        name: value for name, value in vars(config).items() if ("dropout" in name or "pdrop" in name) and value == 0.37
+    }
+    others = {"attention_probs_dropout_prob", "attention_dropout", "attn_pdrop"}
+    assert rates
+    assert not rates.keys() & others
+    assert {getattr(config, name) for name in others if hasattr(config, name)} == {0.0}
+
+
+def test_a_family_without_one_says_so_before_it_is_loaded(model_folder):
+    with pytest.raises(UserError, match=r"encoder\.attention_dropout: 0\.0, but a 't5' config has no field for it"):
+        HuggingFaceEncoder(path=str(model_folder("t5")), attention_dropout=0.0).check_settings()
+
+
 def test_without_a_setting_dropout_is_the_checkpoint_s(model_folder):
     assert build(model_folder("bert")).model.config.hidden_dropout_prob == 0.1
 

@@ -26,6 +26,8 @@ def test_settings_are_those_of_the_model():
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (16, 2, 2)
     assert config.intermediate_size == 43  # 8 / 3 * 16
     assert (config.embedding_dropout, config.mlp_dropout, config.attention_dropout) == (0.25, 0.25, 0.25)
+    without = TransformerEncoder(**SMALL, dropout=0.25, attention_dropout=0.0).build(TEXTS).model.config
+    assert (without.mlp_dropout, without.attention_dropout) == (0.25, 0.0)
     assert set(config.layer_types) == {"full_attention"}
     assert (encoder.hidden_size, encoder.max_length, encoder.pooling, encoder.packed) == (16, 32, "max", True)
     assert config.vocab_size == len(encoder.tokenizer) <= 400
