@@ -174,17 +174,18 @@ class MTRL(Adapters):
         return [parameter for of_tasks in self._parameters(model) for parameter in of_tasks]
 
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
-        """Return what Omega would be updated to now, and the correlations in it."""
+        """Return the correlations in what Omega would be updated to now, and the Omega of the penalty."""
         tasks = list(model.tasks)
         with torch.no_grad():
             covariance_KK = task_covariance(gramian_of(self._parameters(model)), self.epsilon)
         deviation_K = covariance_KK.diagonal().sqrt()
         correlation_KK = covariance_KK / (deviation_K[:, None] * deviation_K[None, :])
         found = super().learnt(model) if self.prior_on == "adapters" else {}
-        title = f"Correlations between the tasks' {self.prior_on}"
+        title = f"Correlations between the tasks' {self.prior_on} as they are now"
+        in_use = "The tasks' covariance Omega under which the penalty is taken, of its last update"
         return {
             "task_correlations": Learnt.of(title, tasks, tasks, correlation_KK, "signed"),
-            "task_covariance": Learnt.of("The tasks' covariance Omega", tasks, tasks, covariance_KK, "signed"),
+            "task_covariance": Learnt.of(in_use, tasks, tasks, _covariance(model), "signed"),
             **found,
         }
 
