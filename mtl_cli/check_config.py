@@ -358,6 +358,7 @@ def _check_together(objects: Mapping[str, Any]) -> list[str]:
         lambda: num_blocks is None or objects["sharing"].check_num_blocks(num_blocks),
         lambda: _check_sharing_fits_encoder(objects["sharing"], shape),
         lambda: not (users := _users_of_heads(tasks)) or objects["sharing"].check_shared_heads(users),
+        lambda: shape is None or objects["sharing"].check_heads(tasks, shape.hidden_size),
         lambda: objects["weighting"].start(names),
         lambda: (
             num_blocks is None

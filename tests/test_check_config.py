@@ -408,6 +408,17 @@ def test_a_prior_on_heads_is_refused_where_tasks_have_one_together():
     assert "sharing.prior_on: found 'heads', but again have one head together with another task" in found
 
 
+def test_a_prior_on_heads_is_refused_where_labels_that_the_yaml_names_make_heads_with_nothing_in_common():
+    prior = ["sharing=mtrl", "sharing.prior_on=heads"]
+    (found,) = problems("task=[glue/sst2,glue/mnli,glue/stsb]", *prior)
+    shapes = r"sst2: 1.weight \(2, 128\), 1.bias \(2,\); mnli: 1.weight \(3, 128\).*; stsb: 1.weight \(1, 128\)"
+    assert re.search(rf"sharing.prior_on: found 'heads', but no parameter has the same name and shape.*{shapes}", found)
+    check_config(composed("task=[glue/sst2,glue/rte]", *prior))
+    check_config(composed("task=[glue/sst2,embedded/inference]", *prior))  # labels that only the data name
+    hidden_layers = [f"tasks.{task}.head={{_target_: mtl_cli.tasks.MLPHead}}" for task in ("sst2", "mnli")]
+    check_config(composed("task=[glue/sst2,glue/mnli]", *prior, *hidden_layers))
+
+
 def test_what_a_config_that_cannot_be_read_says_is_left_to_loading(tmp_path):
     for path in (str(tmp_path), "some/model"):
         where = ["encoder=huggingface", f"encoder.path={path}"]

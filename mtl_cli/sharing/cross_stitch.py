@@ -16,6 +16,7 @@ from torch import nn
 from mtl_cli.encoders import Encoder
 from mtl_cli.sharing.block_numbers import block_numbers
 from mtl_cli.sharing.learnt import Learnt
+from mtl_cli.sharing.mixture_rows import MixtureRows
 from mtl_cli.sharing.repeated_rows import ColumnSharing, add_columns, split_columns
 from mtl_cli.sharing.wrappers import Wrapper, hidden_of, mark, with_hidden
 from mtl_cli.types import Fraction, NonNegativeInt, PositiveFloat
@@ -44,8 +45,8 @@ class CrossStitch(ColumnSharing):
     each; here every block can be stitched and all columns begin with the same pretrained weights, so that the start is
     the plain encoder whatever alpha.
 
-    The blocks above the last stitch, and a final normalisation, are the tasks' own; of the stitch behind the last
-    block, each task trains the row of its own column.
+    The blocks above the last stitch, and a final normalisation, are the tasks' own, and of the last stitch the row of
+    each task's column: no other task's features depend on them.
 
     Attributes:
         self_weight: alpha_ii at the start; 1 begins with separate encoders. Of a convex mixture the rest,
@@ -85,7 +86,9 @@ class CrossStitch(ColumnSharing):
             return
         add_columns(encoder, self._columns, self.num_shared_layers, "sharing=cross_stitch", last_mixed=max(stitched))
         for index in stitched:
-            stitch = Stitch(len(self._columns), self.self_weight, encoder.hidden_size if self.per_channel else 1)
+            num_channels = encoder.hidden_size if self.per_channel else 1
+            owners = self._columns if index == max(stitched) else None
+            stitch = Stitch(len(self._columns), self.self_weight, num_channels, owners)
             mark(stitch, lr_factor=self.lr_factor, decay=False)
             blocks[index] = StitchedBlock(blocks[index], stitch)
 
@@ -100,7 +103,7 @@ class CrossStitch(ColumnSharing):
                 f"Weight of each column (across) in each column's mixture behind block {index}",
                 self._columns,
                 self._columns,
-                block.stitch.alpha_KKC.mean(-1),
+                block.stitch.alpha().mean(-1),
                 "signed",
             )
             for index, block in enumerate(model.encoder.blocks)
@@ -115,25 +118,32 @@ class Stitch(nn.Module):
         num_columns: K.
         self_weight: alpha_ii at the start.
         num_channels: C, the width of what is mixed, or 1 for the same mixture of all channels.
+        owners: the task of each column, where the column's row of alpha is that task's own.
+
+    Attributes:
+        alpha: gives the weights, (K, K, C).
     """
 
-    def __init__(self, num_columns: int, self_weight: float, num_channels: int) -> None:
+    def __init__(
+        self, num_columns: int, self_weight: float, num_channels: int, owners: Sequence[str] | None = None
+    ) -> None:
         super().__init__()
         alpha_KK = torch.full((num_columns, num_columns), (1 - self_weight) / (num_columns - 1))
         alpha_KK.fill_diagonal_(self_weight)
-        self.alpha_KKC = nn.Parameter(alpha_KK[:, :, None].repeat(1, 1, num_channels))
+        self.alpha = MixtureRows(alpha_KK[:, :, None].repeat(1, 1, num_channels), owners)
 
     def forward(self, states_KMD: torch.Tensor) -> torch.Tensor:
         """Return the mixtures, (K, M, D), in the states' precision; computed in float32."""
-        num_columns, _, num_channels = self.alpha_KKC.shape
+        alpha_KKC: torch.Tensor = self.alpha()
+        num_columns, _, num_channels = alpha_KKC.shape
         with torch.autocast(states_KMD.device.type, enabled=False):
             if num_channels == 1:
-                mixed_KMD = (self.alpha_KKC[:, :, 0] @ states_KMD.float().flatten(1)).view(states_KMD.shape)
+                mixed_KMD = (alpha_KKC[:, :, 0] @ states_KMD.float().flatten(1)).view(states_KMD.shape)
             else:
                 # As matrix products, one a channel, all states would be transposed and back.
-                mixed_KMD = self.alpha_KKC[:, 0, None] * states_KMD[0]
+                mixed_KMD = alpha_KKC[:, 0, None] * states_KMD[0]
                 for column in range(1, num_columns):
-                    mixed_KMD = mixed_KMD + self.alpha_KKC[:, column, None] * states_KMD[column]
+                    mixed_KMD = mixed_KMD + alpha_KKC[:, column, None] * states_KMD[column]
         return mixed_KMD.to(states_KMD.dtype)
 
 

@@ -33,7 +33,8 @@ class LoRA(LowRankSharing):
 
     - The paper adapts to one task at a time. Here tasks train together, which matters where they share something: with
       `per_task: false` all share one A and B, with `train_encoder: true` the encoder. With neither, nothing is shared
-      between the tasks but a frozen encoder: as many adaptations as tasks, computed in one pass.
+      between the tasks but a frozen encoder: as many adaptations as tasks, computed in one pass, that differ from
+      those of single-task runs by clipping alone, which goes by the norm over all of them (`trainer.max_grad_norm`).
     - Updates are never merged into W, because the rows of a step belong to several tasks.
 
     Attributes:

@@ -22,6 +22,7 @@ from mtl_cli.types import NonNegativeFloat, PositiveFloat, PositiveInt, Probabil
 
 if TYPE_CHECKING:
     from mtl_cli.model import MultiTaskModel
+    from mtl_cli.tasks import Task
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,15 @@ class MTRL(Adapters):
         if self.prior_on == "heads":
             raise UserError(_one_head_together(task_names))
 
+    def check_heads(self, tasks: Mapping[str, Task], hidden_size: int) -> None:
+        """Refuse a prior on heads where those that are known have nothing in common: further ones do not mend that."""
+        if self.prior_on != "heads":
+            return
+        outputs = {name: task.known_num_outputs() for name, task in tasks.items() if task.share_head_with is None}
+        known = {name: tasks[name].head.build(hidden_size, n) for name, n in outputs.items() if n is not None}
+        if len(known) > 1:
+            _names_in_common(known)
+
     def check_encoder(self, encoder: EncoderShape) -> None:
         """Refuse families whose layers are not known, where adapters need them."""
         if self.prior_on == "adapters":
@@ -164,17 +174,18 @@ class MTRL(Adapters):
         return [parameter for of_tasks in self._parameters(model) for parameter in of_tasks]
 
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
-        """Return what Omega would be updated to now, and the correlations in it."""
+        """Return the correlations in what Omega would be updated to now, and the Omega of the penalty."""
         tasks = list(model.tasks)
         with torch.no_grad():
             covariance_KK = task_covariance(gramian_of(self._parameters(model)), self.epsilon)
         deviation_K = covariance_KK.diagonal().sqrt()
         correlation_KK = covariance_KK / (deviation_K[:, None] * deviation_K[None, :])
         found = super().learnt(model) if self.prior_on == "adapters" else {}
-        title = f"Correlations between the tasks' {self.prior_on}"
+        title = f"Correlations between the tasks' {self.prior_on} as they are now"
+        in_use = "The tasks' covariance Omega under which the penalty is taken, of its last update"
         return {
             "task_correlations": Learnt.of(title, tasks, tasks, correlation_KK, "signed"),
-            "task_covariance": Learnt.of("The tasks' covariance Omega", tasks, tasks, covariance_KK, "signed"),
+            "task_covariance": Learnt.of(in_use, tasks, tasks, _covariance(model), "signed"),
             **found,
         }
 
@@ -239,19 +250,8 @@ def _parameters_of_heads(model: MultiTaskModel) -> list[list[nn.Parameter]]:
     sharing = [task for task in model.tasks if task not in model.heads]
     if sharing:
         raise UserError(_one_head_together(sharing))
-    heads = {task: dict(model.heads[task].named_parameters()) for task in model.tasks}
-    names = _names_in_common(heads)
-    if not names:
-        shapes = "; ".join(
-            f"{task}: {', '.join(f'{name} {tuple(parameter.shape)}' for name, parameter in found.items())}"
-            for task, found in heads.items()
-        )
-        raise UserError(
-            "sharing.prior_on: found 'heads', but no parameter has the same name and shape in all heads "
-            f"({shapes}); allowed: heads with as many outputs each, or with a hidden layer of the same width "
-            "(tasks.<name>.head: mtl_cli.tasks.MLPHead), or set sharing.prior_on=adapters"
-        )
-    return [[found[name] for found in heads.values()] for name in names]
+    heads = {task: model.heads[task] for task in model.tasks}
+    return [[head.get_parameter(name) for head in heads.values()] for name in _names_in_common(heads)]
 
 
 def _one_head_together(tasks: Sequence[str]) -> str:
@@ -261,13 +261,29 @@ def _one_head_together(tasks: Sequence[str]) -> str:
     )
 
 
-def _names_in_common(heads: Mapping[str, Mapping[str, nn.Parameter]]) -> list[str]:
-    first, *others = heads.values()
-    return [
-        name
-        for name, parameter in first.items()
-        if all(name in other and other[name].shape == parameter.shape for other in others)
-    ]
+def _names_in_common(heads: Mapping[str, nn.Module]) -> list[str]:
+    """The names of the parameters that all heads have in the same shape.
+
+    Raises:
+        UserError: there is none.
+    """
+    shapes_of = {
+        task: {name: tuple(parameter.shape) for name, parameter in head.named_parameters()}
+        for task, head in heads.items()
+    }
+    first, *others = shapes_of.values()
+    names = [name for name, shape in first.items() if all(other.get(name) == shape for other in others)]
+    if not names:
+        shapes = "; ".join(
+            f"{task}: {', '.join(f'{name} {shape}' for name, shape in found.items())}"
+            for task, found in shapes_of.items()
+        )
+        raise UserError(
+            "sharing.prior_on: found 'heads', but no parameter has the same name and shape in all heads "
+            f"({shapes}); allowed: heads with as many outputs each, or with a hidden layer of the same width "
+            "(tasks.<name>.head: mtl_cli.tasks.MLPHead), or set sharing.prior_on=adapters"
+        )
+    return names
 
 
 @torch.no_grad()

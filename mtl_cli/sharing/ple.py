@@ -17,9 +17,9 @@ from mtl_cli.encoders import Encoder, Layout
 from mtl_cli.sharing.block_numbers import block_numbers, has_lowest
 from mtl_cli.sharing.experts import bottlenecks, copies, mix, numbered
 from mtl_cli.sharing.gated_experts import GATES_IN_LOWEST, GatedExperts
-from mtl_cli.sharing.gates import SoftmaxGate, TaskGates, at_level, learnt_by_gates, uses_of
+from mtl_cli.sharing.gates import CountsUse, GateLevel, GateLogits, TaskGates, at_level, learnt_by_gates, uses_of
 from mtl_cli.sharing.learnt import Learnt
-from mtl_cli.sharing.rows import part_of, run_each, split_dim
+from mtl_cli.sharing.rows import part_of, real_tokens, run_each, split_dim
 from mtl_cli.sharing.task_modules import TaskModules
 from mtl_cli.sharing.wrappers import Wrapper, hidden_of, mark, with_hidden
 from mtl_cli.types import PositiveInt
@@ -129,9 +129,11 @@ class PLE(GatedExperts):
         serve_all = everyone and number < self.num_levels
         shared_gate = None
         if number < self.num_levels:
-            num_own = self.num_task_experts * (len(task_names) if everyone else 1)
             width = None if self.gate_level == "task" else encoder.hidden_size
-            shared_gate = SoftmaxGate(width, num_own + self.num_shared_experts)
+            own_names = numbered("own", self.num_task_experts)
+            columns = [f"{task}_{name}" for task in task_names for name in own_names] if everyone else own_names
+            columns = columns + numbered("shared", self.num_shared_experts)
+            shared_gate = SharedGate(width, columns, self.gate_level)
             mark(shared_gate, lr_factor=self.gate_lr_factor, decay=False)
         return ExtractionLevel(
             experts(self.num_shared_experts),
@@ -141,13 +143,18 @@ class PLE(GatedExperts):
         )
 
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
-        """Return each task's mean weight of its own and the shared experts, and its gates' entropy."""
+        """Return each task's mean weight of the experts, of its own gates and the shared ones, and their entropy."""
+        if self.experts == "block":
+            named = {f"block_{index}": uses[0] for index, uses in uses_of(model.encoder, TaskGates).items()}
+            return learnt_by_gates(named, list(model.tasks))
         named = {}
-        for index, uses in uses_of(model.encoder, TaskGates).items():
-            if self.experts == "block":
-                named[f"block_{index}"] = uses[0]
-            else:
-                named.update({f"level_{number}": use for number, use in enumerate(uses, start=1)})
+        last = model.encoder.blocks[-1]
+        assert isinstance(last, Extraction)
+        for number, level in enumerate(last.levels, start=1):
+            assert isinstance(level, ExtractionLevel)
+            named[f"level_{number}"] = level.gates.use
+            if level.shared_gate is not None:
+                named[f"level_{number}_shared"] = level.shared_gate.use
         return learnt_by_gates(named, list(model.tasks))
 
 
@@ -209,6 +216,29 @@ class Extraction(Wrapper):
         return with_hidden(output, torch.cat(own, dim=dim))
 
 
+class SharedGate(CountsUse):
+    """The gate of the shared state, one for the rows of all tasks: a softmax.
+
+    Args:
+        hidden_size: D; None for logits that are parameters alone.
+        columns: names of the E experts.
+        level: what it looks at.
+    """
+
+    def __init__(self, hidden_size: int | None, columns: Sequence[str], level: GateLevel) -> None:
+        super().__init__(columns)
+        self.level = level
+        self.logits = GateLogits(hidden_size, len(columns))
+
+    def forward(self, shared: torch.Tensor, layout: Layout) -> torch.Tensor:
+        """Return the weights, (..., E), in float32."""
+        weights = at_level(self.logits(shared), layout, self.level).softmax(-1)
+        if not self.training:
+            for task in layout.tasks:
+                self.use.add(task, real_tokens(part_of(weights, layout, task), layout.of(task)))
+        return weights
+
+
 class ExtractionLevel(nn.Module):
     """Shared experts, each task's experts and gate, and the shared gate of all levels but the last.
 
@@ -216,7 +246,7 @@ class ExtractionLevel(nn.Module):
     """
 
     def __init__(
-        self, shared: nn.ModuleList, own: nn.ModuleDict, gates: TaskGates, shared_gate: SoftmaxGate | None
+        self, shared: nn.ModuleList, own: nn.ModuleDict, gates: TaskGates, shared_gate: SharedGate | None
     ) -> None:
         super().__init__()
         self.shared = shared
@@ -251,7 +281,7 @@ class ExtractionLevel(nn.Module):
             new = {task: self._own_state(task, states[task], of_task[task], of_all, layout) for task in layout.tasks}
         if self.shared_gate is None:
             return new, shared
-        weights = at_level(self.shared_gate.logits(shared), layout, self.gates.level).softmax(-1)
+        weights = self.shared_gate(shared, layout)
         if self.serves_all:
             seen = [output for outputs in of_task.values() for output in outputs]
         else:

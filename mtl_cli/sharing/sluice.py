@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 from mtl_cli.encoders import Encoder, EncoderShape, Layout
 from mtl_cli.sharing.auxiliary import add_auxiliary_loss
 from mtl_cli.sharing.learnt import Learnt
+from mtl_cli.sharing.mixture_rows import MixtureRows
 from mtl_cli.sharing.repeated_rows import ColumnSharing, add_columns, running_pass, split_columns, tokens_of_columns
 from mtl_cli.sharing.task_modules import TaskModules
 from mtl_cli.sharing.wrappers import Wrapper, hidden_of, mark, with_hidden
@@ -61,8 +62,8 @@ class Sluice(ColumnSharing):
       weight suits every width and that small activations are no way out.
     - Which blocks' outputs beta mixes: those of the columns, after alpha; before a family's final normalisation.
 
-    A final normalisation behind the blocks and beta are the tasks' own; of alpha behind the last block, each task
-    trains the rows of its own column.
+    A final normalisation behind the blocks and beta are the tasks' own, and of alpha behind the last block the rows of
+    each task's column: no other task's features depend on them.
 
     Attributes:
         num_subspaces: G; the encoder's hidden width must be a multiple. The paper has 2; with 1 this is `CrossStitch`
@@ -114,11 +115,12 @@ class Sluice(ColumnSharing):
         add_columns(encoder, self._columns, self.num_shared_layers, "sharing=sluice", last_mixed=len(blocks) - 1)
         numbers = range(self.num_shared_layers, len(blocks))
         for index in numbers:
-            stitch = SubspaceStitch(len(self._columns), self.num_subspaces, self.self_weight)
-            depths = None
+            depths, owners = None, None
             if index == numbers[-1]:
+                owners = self._columns
                 depths = Depths(self._columns, tuple(numbers), self.last_block_weight)
                 mark(depths, lr_factor=self.lr_factor, decay=False)
+            stitch = SubspaceStitch(len(self._columns), self.num_subspaces, self.self_weight, owners)
             mark(stitch, lr_factor=self.lr_factor, decay=False)
             blocks[index] = SluiceBlock(blocks[index], index, stitch, depths, self.orthogonality)
 
@@ -133,7 +135,7 @@ class Sluice(ColumnSharing):
                 f"Weight of each subspace of each column (across) in each one's mixture behind block {index}",
                 names,
                 names,
-                block.stitch.alpha_KGKG.reshape(len(names), len(names)),
+                block.stitch.alpha().reshape(len(names), len(names)),
                 "signed",
             )
             if block.depths is not None:
@@ -148,21 +150,34 @@ class Sluice(ColumnSharing):
 
 
 class SubspaceStitch(nn.Module):
-    """Mixes the subspaces of all columns: sum_j sum_g' alpha_(ig)(jg') h_jg'."""
+    """Mixes the subspaces of all columns: sum_j sum_g' alpha_(ig)(jg') h_jg'.
 
-    def __init__(self, num_columns: int, num_subspaces: int, self_weight: float) -> None:
+    Args:
+        num_columns: K.
+        num_subspaces: G.
+        self_weight: alpha of a subspace in its own mixture at the start.
+        owners: the task of each column, where the column's rows of alpha are that task's own.
+
+    Attributes:
+        alpha: gives the weights, (K, G, K, G).
+    """
+
+    def __init__(
+        self, num_columns: int, num_subspaces: int, self_weight: float, owners: Sequence[str] | None = None
+    ) -> None:
         super().__init__()
+        self.num_subspaces = num_subspaces
         alpha_KK = torch.full((num_columns, num_columns), (1 - self_weight) / (num_columns - 1))
         alpha_KK.fill_diagonal_(self_weight)
         same_GG = torch.eye(num_subspaces)
-        self.alpha_KGKG = nn.Parameter(alpha_KK[:, None, :, None] * same_GG[None, :, None, :])
+        self.alpha = MixtureRows(alpha_KK[:, None, :, None] * same_GG[None, :, None, :], owners)
 
     def forward(self, states_KMD: torch.Tensor) -> torch.Tensor:
         """Return the mixtures, (K, M, D), in the states' precision; computed in float32."""
-        num_subspaces = self.alpha_KGKG.shape[1]
+        alpha_KGKG: torch.Tensor = self.alpha()
         with torch.autocast(states_KMD.device.type, enabled=False):
-            states_KMGE = states_KMD.float().unflatten(-1, (num_subspaces, -1))
-            mixed_KMGE = torch.einsum("igjh,jmhe->imge", self.alpha_KGKG, states_KMGE)
+            states_KMGE = states_KMD.float().unflatten(-1, (self.num_subspaces, -1))
+            mixed_KMGE = torch.einsum("igjh,jmhe->imge", alpha_KGKG, states_KMGE)
             mixed_KMD = mixed_KMGE.reshape(states_KMD.shape)
         return mixed_KMD.to(states_KMD.dtype)
 
@@ -246,7 +261,7 @@ class SluiceBlock(Wrapper):
         """Add what each task's rows cost in all columns."""
         states_KND = tokens_of_columns(states_KMD, layout)
         for task in layout.tasks:
-            value = overlap(states_KND[:, layout.token_slices[task]], self.stitch.alpha_KGKG.shape[1])
+            value = overlap(states_KND[:, layout.token_slices[task]], self.stitch.num_subspaces)
             add_auxiliary_loss("orthogonality", task, self.orthogonality * value)
 
 

@@ -42,12 +42,15 @@ class SoftL2(SoftSharing):
     before and stays as it is, and word embeddings are left out, because the vocabularies differ; here all encoders are
     trained at the same time and draw each other, embeddings included.
 
-    Strength 0 gives as many single-task models. A very large one is not the same as hard sharing: with plain gradient
-    descent the distance shrinks by 1 - 2 lr strength a step, so that lr * strength must stay below 1; and AdamW moves
-    each number by about its learning rate, however large the penalty's gradient is. Columns then stay within a few
-    learning rates of each other and no nearer, while the penalty's gradient, which by now dominates Adam's second
-    moments (and the norm at which gradients are clipped), slows what the tasks have to learn. To tie them fully take
-    sharing=hard.
+    Strength 0 gives as many single-task models. On the same rows they have the losses of runs of one task each, step
+    by step, if gradients are not clipped together (`trainer.max_grad_norm: null`): clipping goes by the norm over the
+    parameters of all tasks.
+
+    A very large strength is not the same as hard sharing: with plain gradient descent the distance shrinks by
+    1 - 2 lr strength a step, so that lr * strength must stay below 1; and AdamW moves each number by about its
+    learning rate, however large the penalty's gradient is. Columns then stay within a few learning rates of each other
+    and no nearer, while the penalty's gradient, which by now dominates Adam's second moments (and the norm at which
+    gradients are clipped), slows what the tasks have to learn. To tie them fully take sharing=hard.
 
     Costs K times the memory for parameters and optimizer of hard sharing, and the same computation for the rows. The
     penalty's gradient is in closed form and added to `.grad` in one pass over parameters and gradients, in pieces that

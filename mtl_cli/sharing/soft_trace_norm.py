@@ -51,6 +51,9 @@ class SoftTraceNorm(SoftSharing):
     directions below e are pulled in proportion to their length, and columns that are equal stay equal. X Xᵀ is formed
     from differences (last_axis) or in float64, and decomposed in float64, so that small singular values are right.
 
+    Strength 0 gives as many single-task models, but for clipping, which goes by the norm over all tasks' parameters
+    (`trainer.max_grad_norm`).
+
     As in the paper the norm also shrinks what the tasks have in common. AdamW, which moves every number by its learning
     rate however small its gradient is, shrinks numbers that no loss reaches (embeddings of words that do not occur) by
     that much a step: give `num_shared_layers` 1 or more, and the embeddings are left out.

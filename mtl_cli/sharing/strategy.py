@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +15,7 @@ from mtl_cli.sharing.learnt import Learnt
 
 if TYPE_CHECKING:
     from mtl_cli.model import MultiTaskModel
+    from mtl_cli.tasks import Task
 
 
 def _default(field: Field[Any]) -> Any:
@@ -84,6 +85,17 @@ class SharingStrategy(ABC):
 
         Args:
             task_names: the tasks that use another's head (`share_head_with`); at least one.
+
+        Raises:
+            UserError: a setting does not fit.
+        """
+
+    def check_heads(self, tasks: Mapping[str, Task], hidden_size: int) -> None:  # noqa: B027 - most leave heads alone
+        """Refuse settings that do not fit the tasks' heads, as far as these are known before the data are read.
+
+        Args:
+            tasks: the tasks of the run.
+            hidden_size: the width that heads see.
 
         Raises:
             UserError: a setting does not fit.

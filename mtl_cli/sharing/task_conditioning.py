@@ -90,6 +90,7 @@ class TaskConditioning(SharingStrategy):
                     norm = ConditionalNorm(block.get_submodule(path), encoder.hidden_size, task_names)
                     mark(norm.of_task, lr_factor=self.lr_factor, decay=False)
                     replace_module(block, path, norm)
+            # A config does not say which modules normalise: only the blocks show it.
             if not any(isinstance(module, ConditionalNorm) for module in blocks.modules()):
                 raise UserError(
                     f"sharing.conditional_norm: true, but no normalisation of width {encoder.hidden_size} is known "

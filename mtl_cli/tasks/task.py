@@ -197,6 +197,16 @@ class Task(ABC):
             UserError: the settings (class weights, positive label) do not fit the labels.
         """
 
+    def known_num_outputs(self) -> int | None:
+        """C where the settings say it, None where only the data do.
+
+        Raises:
+            UserError: as `num_outputs`.
+        """
+        if self.label_kind != "score" and self.labels is None:
+            return None
+        return self.num_outputs(self.label_list(()))
+
     def fit_class_weights(self, train_labels: np.ndarray, labels: Sequence[str]) -> None:  # noqa: B027
         """Learn from the labels of the training split what the loss depends on; most tasks: nothing."""
 

@@ -45,6 +45,8 @@ SAME = {
     "pcgrad": (weighting.PCGrad(), sharing.HardSharing(), UNEVEN, {}),
     "cagrad": (weighting.CAGrad(engine="per_task"), sharing.HardSharing(), UNEVEN, {"num_micro_batches": 2}),
     "representation": (weighting.MGDA(scope="representation"), sharing.HardSharing(), UNEVEN, {}),
+    # Gates that learn fast: what they do differs from row to row, and so from one process's rows to the other's.
+    "mmoe": (weighting.Equal(), sharing.MMoE(gate_lr_factor=30.0), UNEVEN, {}),
     "soft_l2": (weighting.Equal(), sharing.SoftL2(), UNEVEN, {}),
 }
 """Name -> weighting, strategy, sampler, settings of the trainer."""

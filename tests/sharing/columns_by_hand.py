@@ -18,6 +18,15 @@ def attached(make_encoder, strategy, family, packed=None, tasks=COLUMNS):
     return encoder, strategy
 
 
+def set_rows(mixture, weights):
+    """Set the weights of a `MixtureRows`, (K, ...)."""
+    with torch.no_grad():
+        if mixture.of_all is not None:
+            mixture.of_all.copy_(weights)
+        for row, values in zip(mixture.of_task.values(), weights, strict=False):
+            row.weights.copy_(values)
+
+
 def encode(strategy, encoder, lengths=LENGTHS, packed=None, seed=0):
     """Hidden states of random rows, their ids, and their layout."""
     packed = encoder.packed if packed is None else packed

@@ -4,7 +4,7 @@ import pytest
 import torch
 from checkpointing import checkpoint_activations
 from sharing import columns_by_hand
-from sharing.columns_by_hand import COLUMNS, WAYS, check_rows, drift_apart, encode, expected, plain_encoder
+from sharing.columns_by_hand import COLUMNS, WAYS, check_rows, drift_apart, encode, expected, plain_encoder, set_rows
 
 from mtl_cli.sharing import parameter_partition
 from mtl_cli.sharing.cross_stitch import CrossStitch, Stitch, StitchedBlock
@@ -31,11 +31,10 @@ def test_the_start_is_the_plain_encoder(make_encoder, family, packed, num_shared
 @pytest.mark.parametrize(("family", "packed"), WAYS)
 def test_with_identity_stitches_the_columns_are_separate_encoders(make_encoder, family, packed):
     encoder, strategy = attached(make_encoder, family, packed, self_weight=1.0)
-    kept = {i: stitch.alpha_KKC.detach().clone() for i, stitch in stitches(encoder).items()}
+    kept = {i: stitch.alpha().detach().clone() for i, stitch in stitches(encoder).items()}
     drift_apart(encoder)
-    with torch.no_grad():
-        for i, stitch in stitches(encoder).items():
-            stitch.alpha_KKC.copy_(kept[i])
+    for i, stitch in stitches(encoder).items():
+        set_rows(stitch.alpha, kept[i])
     found_ND, input_ids_N, layout = encode(strategy, encoder)
     alone = {column: plain_encoder(family, encoder, column)(input_ids_N, None, layout) for column in COLUMNS}
     assert min((alone["a"] - alone[other]).abs().mean() for other in "bc") > 0.05
@@ -52,7 +51,7 @@ def test_with_identity_stitches_the_columns_are_separate_encoders(make_encoder, 
 def test_the_states_of_all_columns_are_mixed_behind_each_block(make_encoder, family, packed, settings):
     encoder, strategy = attached(make_encoder, family, packed, **settings)
     drift_apart(encoder)
-    alphas = {i: stitch.alpha_KKC for i, stitch in stitches(encoder).items()}
+    alphas = {i: stitch.alpha() for i, stitch in stitches(encoder).items()}
     assert sorted(alphas) == sorted(settings.get("blocks") or range(settings.get("num_shared_layers", 0), 3))
 
     def mix(number, outputs):
@@ -72,9 +71,8 @@ def test_the_states_of_all_columns_are_mixed_behind_each_block(make_encoder, fam
 
 def test_a_stitch_mixes_channel_by_channel():
     stitch = Stitch(2, 0.9, 2)
-    assert torch.allclose(stitch.alpha_KKC, torch.tensor([[[0.9, 0.9], [0.1, 0.1]], [[0.1, 0.1], [0.9, 0.9]]]))
-    with torch.no_grad():
-        stitch.alpha_KKC.copy_(torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]]))
+    assert torch.allclose(stitch.alpha(), torch.tensor([[[0.9, 0.9], [0.1, 0.1]], [[0.1, 0.1], [0.9, 0.9]]]))
+    set_rows(stitch.alpha, torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]]))
     states_KMD = torch.tensor([[[1.0, 10.0]], [[2.0, 20.0]]])
     # First column: 1*1 + 3*2 = 7 and 2*10 + 4*20 = 100; second: 5*1 + 7*2 = 19 and 6*10 + 8*20 = 220.
     assert stitch(states_KMD).tolist() == [[[7.0, 100.0]], [[19.0, 220.0]]]
@@ -86,7 +84,7 @@ def test_mixtures_have_the_states_precision_and_are_computed_in_float32(num_chan
     states_KMD = torch.randn(3, 500, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         mixed_KMD = stitch(states_KMD)
-    exact_KMD = torch.einsum("ijd,jmd->imd", stitch.alpha_KKC.double().expand(3, 3, 8), states_KMD.double())
+    exact_KMD = torch.einsum("ijd,jmd->imd", stitch.alpha().double().expand(3, 3, 8), states_KMD.double())
     assert mixed_KMD.dtype == torch.bfloat16
     # All but a few that lie between two numbers of bfloat16; with weights in bfloat16 most would differ.
     assert (mixed_KMD != exact_KMD.bfloat16()).double().mean() < 0.01
@@ -94,7 +92,7 @@ def test_mixtures_have_the_states_precision_and_are_computed_in_float32(num_chan
 
 @pytest.mark.parametrize("num_tasks", [2, 3, 5])
 def test_a_row_of_a_stitch_sums_to_one_at_the_start(num_tasks):
-    alpha_KK = Stitch(num_tasks, 0.7, 1).alpha_KKC[:, :, 0]
+    alpha_KK = Stitch(num_tasks, 0.7, 1).alpha()[:, :, 0]
     torch.testing.assert_close(alpha_KK.sum(1), torch.ones(num_tasks))
     torch.testing.assert_close(alpha_KK.diagonal(), torch.full((num_tasks,), 0.7))
     assert alpha_KK[0, 1:].unique().numel() == 1
@@ -119,11 +117,12 @@ def test_a_task_s_loss_trains_the_other_columns_through_the_stitches(make_encode
         for column in COLUMNS:
             assert any(column in name.split(".") for name in of_block) == (column == "b" or reaches)
     # Only the row of the task's own column matters behind the last block.
-    last_KK = stitches(encoder)[2].alpha_KKC.grad.abs().sum(-1)
-    assert (last_KK[1] > 0).all()
-    assert (last_KK[[0, 2]] == 0).all()
+    last = {column: row.weights.grad for column, row in stitches(encoder)[2].alpha.of_task.items()}
+    assert (last["b"].abs().sum(-1) > 0).all()
+    assert not last["a"].any()
+    assert not last["c"].any()
     if reaches:
-        assert (stitches(encoder)[0].alpha_KKC.grad.abs().sum(-1) > 0).all()
+        assert (stitches(encoder)[0].alpha.of_all.grad.abs().sum(-1) > 0).all()
 
 
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "t5"])
@@ -140,14 +139,15 @@ def test_shared_blocks_see_each_row_once(make_encoder, family):
 @pytest.mark.parametrize("family", ["bert", "t5", "gpt2"])
 def test_what_several_tasks_train_is_shared_and_what_lies_above_the_last_stitch_is_not(make_encoder, family):
     final = {"bert": set(), "t5": {"final_layer_norm"}, "gpt2": {"ln_f"}}[family]
-    for blocks, own_blocks in ((None, set()), ([0], {"1", "2"})):
+    for blocks, last_stitched, own_blocks in ((None, 2, set()), ([0], 0, {"1", "2"})):
         encoder, _ = attached(make_encoder, family, blocks=blocks)
         partition = parameter_partition(encoder)
-        own = [name.split(".") for name, part in partition.items() if part != "shared"]
-        assert {part for name, part in partition.items()} == {"shared"} | (
-            set(COLUMNS) if final or own_blocks else set()
-        )
-        assert {part for name in own for part in name if part in final or part in "12"} == final | own_blocks
+        assert set(partition.values()) == {"shared", *COLUMNS}
+        own = {name: part for name, part in partition.items() if part != "shared"}
+        rows = {name: own.pop(name) for name in list(own) if ".stitch." in name}
+        assert sorted(rows.values()) == list(COLUMNS)
+        assert all(f".{last_stitched}.stitch.alpha.of_task.{column}." in name for name, column in rows.items())
+        assert {p for name in own for p in name.split(".") if p in final or p in "12"} == final | own_blocks
 
 
 @pytest.mark.parametrize("family", ["bert", "t5"])
@@ -183,14 +183,14 @@ def test_stitches_learn_faster_than_the_encoder_and_without_decay(make_encoder):
     marks = marks_of(encoder)
     marked = {n: (marks[id(p)].lr_factor, marks[id(p)].decay) for n, p in encoder.named_parameters() if id(p) in marks}
     assert set(marked.values()) == {(50.0, False)}
-    assert len(marked) == 3
+    assert len(marked) == 2 + 3
     assert all("stitch" in name for name in marked)
 
 
 def test_what_is_learnt_is_the_mean_of_each_stitch_over_channels(make_encoder):
     encoder, strategy = attached(make_encoder, "bert", tasks=["a", "b"], blocks=[0, 2])
     with torch.no_grad():
-        stitches(encoder)[2].alpha_KKC[0, 1, ::2] = 0.5  # half of the channels; the others have 0.1
+        stitches(encoder)[2].alpha.of_task["a"].weights[1, ::2] = 0.5  # half of the channels; the others have 0.1
     model = type("Model", (), {"encoder": encoder})()
     found = strategy.learnt(model)
     assert list(found) == ["stitch_0", "stitch_2"]

@@ -2,9 +2,10 @@
 
 The variants of a strategy are in settings/<name>.json; a strategy without such a file is tried with its YAML alone. Of
 a variant may be said there: `families` (other settings for a family), `labels` (others for a task), `refused`
-(families, with the words), `costs_in_training` (names of what is added to the tasks' losses, of a strategy that adds
-something for a step's rows or draws at random), and, each a part of parameters' names with the reason,
-`reached_in_training` and `may_lack_a_gradient`.
+(families, with the words), `selection_logits` (block -> task -> what AdaShare's policy is set to), `costs_in_training`
+(names of what is added to the tasks' losses, of a strategy that adds something for a step's rows or draws at random),
+`trained_by` (a part of shared parameters' names -> the tasks that train them, where these are not all; the first that
+fits counts), and, each a part of parameters' names with the reason, `reached_in_training` and `may_lack_a_gradient`.
 """
 
 import json
@@ -89,6 +90,10 @@ def model_of(name, variant, family, moved=True):
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    with torch.no_grad():
+        for index, of_tasks in variant.get("selection_logits", {}).items():
+            for task, logit in of_tasks.items():
+                model.encoder.blocks[int(index)].of_task[task].logit.fill_(logit)
     return model
 
 
@@ -215,6 +220,10 @@ def test_each_task_trains_its_own_parameters_and_all_train_the_shared_ones(name,
     def listed(key, parameter):
         return any(part in parameter for part in variant.get(key, {}))
 
+    def trained_by(parameter):
+        found = [names for part, names in variant.get("trained_by", {}).items() if part in parameter]
+        return set(found[0] if found else TASKS)
+
     reached = reached_by(model, step)
     without_dropout(model)
     in_training = reached_by(model, step) if "reached_in_training" in variant else {}
@@ -226,7 +235,7 @@ def test_each_task_trains_its_own_parameters_and_all_train_the_shared_ones(name,
         if listed("may_lack_a_gradient", parameter):
             assert part == "shared" or by <= {part}, f"{parameter} belongs to {part}, but is trained by {by}"
         elif part == "shared":
-            assert len(by) > 1, f"{parameter} counts as shared, but is trained by {by}"
+            assert by == trained_by(parameter), f"{parameter} counts as shared, but is trained by {by}"
         else:
             assert by == {part}, f"{parameter} belongs to {part}, but is trained by {by}"
     model.zero_grad(set_to_none=True)

@@ -1,5 +1,7 @@
 """Progressive layered extraction: shared experts beside each task's own."""
 
+import math
+
 import expert_tools
 import pytest
 import torch
@@ -226,7 +228,8 @@ def test_a_run_of_one_task_works(make_encoder, settings):
 @pytest.mark.parametrize(
     ("settings", "places"),
     [
-        ({**SMALL, "num_levels": 3}, ["level_1", "level_2", "level_3"]),
+        ({**SMALL, "num_levels": 3}, ["level_1", "level_1_shared", "level_2", "level_2_shared", "level_3"]),
+        ({**SMALL, "num_levels": 1}, ["level_1"]),
         ({**BLOCKS, "blocks": [-2, -1]}, ["block_1", "block_2"]),
     ],
 )
@@ -251,6 +254,30 @@ def test_what_the_gates_do_in_evaluation_is_learnt_about_the_tasks(settings, pla
     assert found["gate_entropy"].values[0] == pytest.approx((1.0,) * len(places))
     model.sharing.forget_usage(model)
     assert model.sharing.learnt(model) == {}
+
+
+@pytest.mark.parametrize("gate_level", ["token", "row", "task"])
+@pytest.mark.parametrize(
+    ("shared_gate", "columns"),
+    [
+        ("all", ["mood_own_0", "nli_own_0", "tags_own_0", "shared_0", "shared_1"]),
+        ("own", ["own_0", "shared_0", "shared_1"]),
+    ],
+)
+def test_what_the_shared_gate_does_in_evaluation_is_learnt_of_each_task_s_rows(shared_gate, columns, gate_level):
+    model = model_of(**SMALL, shared_gate=shared_gate, gate_level=gate_level).eval()
+    logits = model.encoder.blocks[-1].levels[0].shared_gate.logits
+    bias = logits.free if gate_level == "task" else logits.linear.bias
+    # exp(log 3) = 3 beside ones: 3 / (E + 2), and 1 / (E + 2) each.
+    with torch.no_grad():
+        bias[1] = math.log(3.0)
+    with torch.inference_mode():
+        model({"mood": batch("mood", [4, 7]), "nli": batch("nli", [5])})
+    found = model.sharing.learnt(model)["gates_level_1_shared"]
+    assert found.rows == ("mood", "nli", "tags")
+    assert list(found.columns) == columns
+    wanted = [(3.0 if place == 1 else 1.0) / (len(columns) + 2) for place in range(len(columns))]
+    assert found.values == (pytest.approx(wanted), pytest.approx(wanted), (None,) * len(columns))
 
 
 def test_more_levels_of_blocks_than_there_are(make_encoder):

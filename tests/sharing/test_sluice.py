@@ -58,7 +58,7 @@ def test_subspaces_are_mixed_behind_each_block_and_depths_behind_the_last(make_e
     def mix(number, outputs):
         if number not in found:
             return outputs
-        alpha_KGKG = found[number].stitch.alpha_KGKG
+        alpha_KGKG = found[number].stitch.alpha()
         mixed = {column: torch.zeros_like(value) for column, value in outputs.items()}
         for i, column in enumerate(COLUMNS):
             for g in range(num_subspaces):
@@ -84,9 +84,9 @@ def test_subspaces_are_mixed_behind_each_block_and_depths_behind_the_last(make_e
 def test_a_stitch_mixes_the_subspaces_of_all_columns():
     stitch = SubspaceStitch(2, 2, 0.9)
     rows = [[0.9, 0, 0.1, 0], [0, 0.9, 0, 0.1], [0.1, 0, 0.9, 0], [0, 0.1, 0, 0.9]]
-    torch.testing.assert_close(stitch.alpha_KGKG.reshape(4, 4), torch.tensor(rows))
-    with torch.no_grad():
-        stitch.alpha_KGKG.copy_(torch.tensor([[0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 3], [4, 0, 0, 1]]).view(2, 2, 2, 2))
+    torch.testing.assert_close(stitch.alpha().reshape(4, 4), torch.tensor(rows))
+    rows = torch.tensor([[0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 3], [4, 0, 0, 1]])
+    columns_by_hand.set_rows(stitch.alpha, rows.view(2, 2, 2, 2))
     states_KMD = torch.tensor([[[1.0, 2.0, 3.0, 4.0]], [[5.0, 6.0, 7.0, 8.0]]])
     # Subspaces in order: [1, 2], [3, 4], [5, 6], [7, 8]; the last mixture is 4 [1, 2] + [7, 8].
     assert stitch(states_KMD).tolist() == [[[3.0, 4.0, 10.0, 12.0]], [[21.0, 24.0, 11.0, 16.0]]]
@@ -108,7 +108,7 @@ def test_mixtures_have_the_states_precision_and_are_computed_in_float32():
     states_KMD = torch.randn(3, 500, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         mixed_KMD, deep_KMD = stitch(states_KMD), depths([states_KMD, 3 * states_KMD])
-    exact_KMD = torch.einsum("ij,jmd->imd", stitch.alpha_KGKG[:, 0, :, 0].double(), states_KMD.double())
+    exact_KMD = torch.einsum("ij,jmd->imd", stitch.alpha()[:, 0, :, 0].double(), states_KMD.double())
     deep_exact_KMD = 0.3 * states_KMD.double() + 0.7 * (3 * states_KMD).double()
     # All but a few that lie between two numbers of bfloat16; with weights in bfloat16 most would differ.
     assert (mixed_KMD != exact_KMD.bfloat16()).double().mean() < 0.01
@@ -202,19 +202,20 @@ def test_a_task_s_loss_trains_all_columns_and_its_own_mixture_of_depths(make_enc
         assert all(any(column in name.split(".") for name in of_block) for column in COLUMNS)
     assert {name.split(".")[-2] for name in reached if "beta" in name} == {"b"}
     assert encoder.blocks[2].depths.of_task["b"].beta_L.grad.ne(0).all()
-    assert encoder.blocks[0].stitch.alpha_KGKG.grad.ne(0).all()
-    last_K = encoder.blocks[2].stitch.alpha_KGKG.grad.abs().sum((1, 2, 3))
-    assert last_K.ne(0).tolist() == [False, True, False]
+    assert encoder.blocks[0].stitch.alpha.of_all.grad.ne(0).all()
+    last = {column: row.weights.grad for column, row in encoder.blocks[2].stitch.alpha.of_task.items()}
+    assert {column: bool(gradient.any()) for column, gradient in last.items()} == {"a": False, "b": True, "c": False}
 
 
 @pytest.mark.parametrize("family", ["bert", "t5"])
-def test_mixtures_of_depths_and_final_normalisations_are_the_tasks_own(make_encoder, family):
+def test_mixtures_behind_the_last_block_and_final_normalisations_are_the_tasks_own(make_encoder, family):
     encoder, _ = attached(make_encoder, family)
     own = {name: part for name, part in parameter_partition(encoder).items() if part != "shared"}
     final = {"t5": ["final_layer_norm"], "bert": []}[family]
-    assert all("beta_L" in name or any(norm in name for norm in final) for name in own)
+    kinds = ["beta_L", ".2.stitch.alpha.", *final]
+    assert all(any(kind in name for kind in kinds) for name in own)
     assert all(part in name.split(".") for name, part in own.items())
-    assert len(own) == 3 * (1 + len(final))
+    assert len(own) == 3 * len(kinds)
 
 
 @pytest.mark.parametrize("family", ["bert", "t5"])
@@ -260,18 +261,20 @@ def test_mixtures_learn_faster_than_the_encoder_and_without_decay(make_encoder):
     marks = marks_of(encoder)
     marked = {n: (marks[id(p)].lr_factor, marks[id(p)].decay) for n, p in encoder.named_parameters() if id(p) in marks}
     assert set(marked.values()) == {(50.0, False)}
-    assert sorted(name.rpartition(".")[2] for name in marked) == ["alpha_KGKG"] * 3 + ["beta_L"] * 3
+    assert sorted(name.rpartition(".")[2] for name in marked) == ["beta_L"] * 3 + ["of_all"] * 2 + ["weights"] * 3
 
 
 def test_what_is_learnt_are_the_mixtures_of_subspaces_and_of_depths(make_encoder):
     encoder, strategy = attached(make_encoder, "bert", tasks=["a", "b"], num_shared_layers=1, last_block_weight=0.75)
     with torch.no_grad():
-        encoder.blocks[1].stitch.alpha_KGKG[1, 0, 0, 1] = -0.5
+        encoder.blocks[1].stitch.alpha.of_all[1, 0, 0, 1] = -0.5
+        encoder.blocks[2].stitch.alpha.of_task["b"].weights[1, 0, 1] = 0.25
     model = type("Model", (), {"encoder": encoder})()
     found = strategy.learnt(model)
     assert list(found) == ["stitch_1", "stitch_2", "depths"]
     assert found["stitch_1"].rows == found["stitch_1"].columns == ("a_0", "a_1", "b_0", "b_1")
     torch.testing.assert_close(torch.tensor(found["stitch_1"].values[2]), torch.tensor([0.1, -0.5, 0.9, 0.0]))
+    torch.testing.assert_close(torch.tensor(found["stitch_2"].values[3]), torch.tensor([0.0, 0.25, 0.0, 0.9]))
     assert found["depths"].rows == ("a", "b")
     assert found["depths"].columns == ("block_1", "block_2")
     assert found["depths"].values == ((0.25, 0.75), (0.25, 0.75))

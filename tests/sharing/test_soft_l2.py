@@ -76,7 +76,7 @@ def test_strength_0_is_as_many_single_task_models(family):
 
 
 @pytest.mark.parametrize("family", ["bert", "t5"])
-def test_a_very_large_strength_keeps_the_columns_equal_while_losses_fall(family):
+def test_under_sgd_a_very_large_strength_keeps_the_columns_near_each_other_while_losses_fall(family):
     free, tied = (soft_model(family, sharing=SoftL2(strength=strength)) for strength in (0.0, 50.0))
     lr = 0.01  # lr * strength = 0.5: the distance is gone after each step but for what the step itself adds
     for model in (free, tied):
@@ -87,7 +87,7 @@ def test_a_very_large_strength_keeps_the_columns_equal_while_losses_fall(family)
     assert distance(tied) < 5e-3
 
 
-def test_adamw_keeps_columns_within_a_few_learning_rates_of_each_other():
+def test_under_adamw_a_very_large_strength_keeps_the_columns_within_a_few_learning_rates():
     model = soft_model(sharing=SoftL2(strength=1e6))
     losses = train(model, 30, torch.optim.AdamW(model.parameters(), lr=1e-3))
     assert all(sum(values[-2:]) < sum(values[:2]) for values in losses.values())

@@ -43,7 +43,7 @@ MATRICES = {
     "mtl_lora": {"mixing_block_0", "mixing_block_1"},
     "mtrl": {"task_correlations", "task_covariance", "adapter_norms"},
     "pal": {"pal_norms"},
-    "ple": {"gates_level_1", "gates_level_2", "gate_entropy"},
+    "ple": {"gates_level_1", "gates_level_1_shared", "gates_level_2", "gate_entropy"},
     "sluice": {"stitch_0", "stitch_1", "depths"},
     "soft_l2": {"column_distance", "column_distance_by_block"},
     "soft_trace_norm": {"singular_values", "effective_rank"},
