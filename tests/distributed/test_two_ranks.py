@@ -68,6 +68,8 @@ def runs(tmp_path_factory):
     add("stopped-resumed", 2, resume="stopped")
     add("killed", 2, signal="SIGKILL", to=1, after=4)
     add("killed-resumed", 1, resume="killed")
+    add("main-killed", 3, signal="SIGKILL", to=0, after=4)
+    add("main-killed-resumed", 2, resume="main-killed")
     add("wrong", 2, "optimizer.lr=fast")
     (folder / "plan.json").write_text(json.dumps(plan))
     here = Path(__file__).parent
@@ -212,6 +214,20 @@ def test_a_killed_rank_ends_the_other_and_says_so(runs):
     assert runs.codes("killed") == [2, -signal.SIGKILL]
     assert runs.results["killed"]["seconds"] < 60
     assert "error: rank 1 of 2: it has ended without a word" in runs.said("killed")
+
+
+def test_where_rank_0_is_killed_the_lowest_rank_left_says_so(runs):
+    assert runs.codes("main-killed") == [-signal.SIGKILL, 2, 2]
+    assert runs.results["main-killed"]["seconds"] < 60
+    said = runs.said("main-killed", 1)
+    assert said == "rank 1: error: rank 0 of 3: it has ended without a word: was it killed, by lack of memory say?\n"
+    assert runs.said("main-killed", 2) == ""
+
+
+def test_a_run_whose_rank_0_was_killed_goes_on(runs):
+    assert runs.codes("main-killed-resumed") == [0, 0], runs.said("main-killed-resumed")
+    assert "the checkpoint was written by 3 processes, and 2 go on with it" in runs.said("main-killed-resumed")
+    assert status(runs.folder / "main-killed")["status"] == "finished"
 
 
 def test_an_error_on_one_rank_ends_the_other_with_its_reason(runs):
