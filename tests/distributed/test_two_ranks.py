@@ -210,6 +210,22 @@ def test_a_cluster_s_sigterms_under_torchrun_stop_once_and_lose_nothing(runs):
     assert "Traceback" not in said.partition("interrupted; go on with")[0], said
 
 
+def test_accelerate_launch_starts_a_run(runs):
+    pytest.importorskip("accelerate")
+    run = runs.folder / "accelerated"
+    command = [
+        *(str(Path(sys.executable).with_name("accelerate")), "launch", "--multi_gpu", "--num_processes", "2"),
+        *("--main_process_port", "0", "-m", "mtl_cli", "train", "--config-dir", str(runs.folder / "conf")),
+        *(*tiny_project.TINY, "task=[reviews,names]", "trainer.max_steps=2", f"hydra.run.dir={run}"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "NO_COLOR": "1"}
+    environment["HF_HOME"] = str(runs.folder / "no-accelerate-configuration")
+    typed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert typed.returncode == 0, typed.stdout + typed.stderr
+    assert (typed.stdout + typed.stderr).count("2 steps, 4 an epoch, on 2 processes, cpu in fp32") == 1
+    assert status(run)["status"] == "finished"
+
+
 def test_a_killed_rank_ends_the_other_and_says_so(runs):
     assert runs.codes("killed") == [2, -signal.SIGKILL]
     assert runs.results["killed"]["seconds"] < 60
