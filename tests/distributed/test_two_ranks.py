@@ -63,6 +63,8 @@ def runs(tmp_path_factory):
 
     for name, ranks in (("one", 1), ("two", 2)):
         plan.append({"name": name, "ranks": ranks, "checks": str(folder / name), "files": f"{folder}/{name}.out"})
+    mixtures = {"name": "mixtures", "ranks": 2, "mixtures": str(folder / "mixtures")}
+    plan.append({**mixtures, "files": f"{folder}/mixtures.out"})
     plan.append({"name": "fails", "ranks": 2, "fails": True, "files": f"{folder}/fails.out"})
     add("stopped", 2, signal="SIGTERM", to=1, after=4)
     add("stopped-resumed", 2, resume="stopped")
@@ -79,7 +81,7 @@ def runs(tmp_path_factory):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((folder / "done.json").read_text())
@@ -139,8 +141,25 @@ def test_a_run_of_one_process_goes_on_with_two_as_with_one(runs, parallelism):
     assert [record["step"] for record in together] == [record["step"] for record in alone]
 
 
+def test_200_random_mixtures_with_uneven_ends_finish(runs):
+    found = json.loads((runs.finished("mixtures") / "mixtures.json").read_text())
+    assert [run["seed"] for run in found] == list(range(200))
+    for run in found:
+        assert run["steps"] >= run["steps_per_epoch"], run
+        assert len(run["digests"]) == 2, run
+        assert len(set(run["digests"])) == 1, run
+    # The draws reach what they are for: rows that two ranks cannot share, several passes, each sampler, micro-batches.
+    assert sum(1 in run["rows"].values() for run in found) > 50
+    assert sum(sum(run["rows"].values()) == 1 for run in found) > 1
+    assert sum(max(run["passes"].values()) > 2 for run in found) > 50
+    assert len({run["sampler"]["sampler"] for run in found}) == 6
+    assert {run["settings"]["num_micro_batches"] for run in found} == {1, 2, 3}
+    assert {len(run["rows"]) for run in found} == {1, 2, 3, 4}
+    assert len({json.dumps([run["rows"], run["sampler"], run["settings"]]) for run in found}) > 180
+
+
 @pytest.mark.parametrize("name", list(MIXTURES))
-def test_random_mixtures_with_uneven_ends_finish(runs, name):
+def test_long_mixtures_with_uneven_ends_finish(runs, name):
     found = json.loads((runs.finished("two") / f"{name}.json").read_text())
     assert min(found["passes"].values()) > 1
     if name == "mixtures_moe":  # gates are counted over all processes
