@@ -355,15 +355,18 @@ def _main(arguments: list[str]) -> int:
 def _report(error: Exception, debug: bool) -> int:
     """Show what a user can mend as one message; show anything else with its traceback, as it is our own bug.
 
-    Of several processes, rank 0 shows what others have told it, and what all found by themselves.
+    Of several processes, rank 0 shows what others have told it, and what all found by themselves; where it is gone, the
+    lowest rank that is left shows that.
     """
     from mtl_cli.tracking.masking import mask_text
 
     mendable = isinstance(error, UserError) or _is_hydras(error)
     if rank_of_environment() > 0:
-        if getattr(error, "mtl_told", False):
+        told = getattr(error, "mtl_told", None)
+        if told:
             return 2 if mendable else 1
-        time.sleep(_RANK_0_SPEAKS_SECONDS)  # if it found the same, torchrun ends this process meanwhile
+        if told is None:
+            time.sleep(_RANK_0_SPEAKS_SECONDS)  # if it found the same, torchrun ends this process meanwhile
         print(f"rank {rank_of_environment()}: ", end="", file=sys.stderr)
     if debug or not mendable:
         import traceback

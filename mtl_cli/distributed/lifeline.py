@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mtl_cli.distributed.ranks import from_main, num_ranks, rank
+from mtl_cli.distributed.ranks import from_main, gather, num_ranks, rank
 from mtl_cli.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,8 @@ _GRACE_SECONDS = 10.0
 """For the main thread to notice by itself that a peer is gone, before the process ends."""
 _CLOSING_SECONDS = 30.0
 """For the main thread to close files and dashboards, once it has noticed."""
+_ANSWER_SECONDS = 1.0
+"""For a machine to answer, once rank 0 is gone."""
 
 
 class PeerFailed(UserError):  # noqa: N818 (it names what happened)
@@ -49,11 +51,17 @@ class Lifeline:
     Args:
         on_lost: called in a thread of its own, shortly before this process ends, where the main thread waits for a peer
             that is gone.
+
+    Attributes:
+        lost: the end of a peer, once it is known.
+        speaks: whether this process shows the user what happened: rank 0, or where it has ended without a word, the
+            lowest rank that is left.
     """
 
     def __init__(self, on_lost: Callable[[PeerFailed], None] = lambda error: None) -> None:
         self.on_lost = on_lost
         self.lost: PeerFailed | None = None
+        self.speaks = rank() == 0
         self._noticed = threading.Event()
         self._stopped: PeerFailed | None = None
         self._taken = False  # no lock: a signal's handler asks, too
@@ -61,6 +69,9 @@ class Lifeline:
         self._main_ended = threading.Event()
         self._lock = threading.Lock()
         self._peers: dict[int, socket.socket] = {}
+        # Nobody reads from it: while this process lives, the system answers whoever asks.
+        self._answering = socket.create_server(("", 0), backlog=num_ranks())
+        self._places = gather([socket.gethostname(), self._answering.getsockname()[1]])
         if rank() == 0:
             self._listen()
         else:
@@ -181,8 +192,25 @@ class Lifeline:
             while _last_message(lines):  # until rank 0's end closes the connection
                 pass
         elif "done" not in message and not self._closed.is_set():
+            self.speaks = "failed" not in message and self._is_lowest_left()
             self._lose(message.get("failed", 0), message.get("reason") or _GONE)
         self._main_ended.set()
+
+    def _is_lowest_left(self) -> bool:
+        """Whether no rank between 0 and this one is left."""
+        silent: set[str] = set()  # machines
+        for host, port in self._places[1 : rank()]:
+            if host in silent:
+                continue
+            address = "127.0.0.1" if host == socket.gethostname() else host
+            try:
+                with socket.create_connection((address, port), timeout=_ANSWER_SECONDS):
+                    return False
+            except ConnectionRefusedError:
+                continue
+            except OSError:
+                silent.add(host)
+        return True
 
     def _note_stop(self, number: int) -> None:
         self._stopped = PeerFailed(number, "it was stopped by a signal")
@@ -197,10 +225,11 @@ class Lifeline:
             return
         if self._taken and self._closed.wait(_CLOSING_SECONDS):
             return
-        time.sleep(0.5 * (rank() > 0))  # rank 0 speaks first
+        time.sleep(0.5 * (not self.speaks))  # whoever speaks is first
         self.on_lost(self.lost)
-        if rank() == 0:
-            print(f"error: {self.lost}", file=sys.stderr, flush=True)
+        if self.speaks:
+            who = f"rank {rank()}: " if rank() else ""
+            print(f"{who}error: {self.lost}", file=sys.stderr, flush=True)
         os._exit(2)
 
 

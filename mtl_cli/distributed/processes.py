@@ -31,7 +31,7 @@ from mtl_cli.stopping import Interrupted
 log = logging.getLogger(__name__)
 
 ALREADY_TOLD = "mtl_told"
-"""Attribute of an error that rank 0 shows in this process's place."""
+"""Attribute of an error: True where another process shows it; False where this one has to, as rank 0 is gone."""
 
 _WAITING = timedelta(minutes=30)
 """How long a rank waits for another: more is an error, such as ranks that do different things."""
@@ -105,8 +105,7 @@ def _say_farewell(lifeline: Lifeline, error: BaseException) -> None:
     found = lifeline.explain(error)
     if isinstance(found, PeerFailed):
         lifeline.close()
-        if not is_main():
-            setattr(found, ALREADY_TOLD, True)
+        setattr(found, ALREADY_TOLD, not lifeline.speaks)
         raise found from (None if found is error else error)
     if isinstance(error, KeyboardInterrupt):
         lifeline.stop()

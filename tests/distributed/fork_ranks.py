@@ -4,7 +4,8 @@ usage: fork_ranks.py PLAN.json RESULTS.json
 
 PLAN.json: a list of runs; each has
     ranks: how many processes;
-    arguments: of mtl; or checks: the folder for what `rank_checks.py` finds; or fails: for its check of that name;
+    arguments: of mtl; or checks: the folder for what `rank_checks.py` finds; or fails: for its check of that name; or
+        mixtures: the folder for what `random_mixtures.py` finds;
     files: where each rank's standard output and error go, `<files>.<rank>`;
     signal, to, after, file: send this signal to this rank once the file has so many lines (optional).
 RESULTS.json: for each run the exit code of each rank, the seconds from the signal to the last one's end, and the CPU's
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import datasets  # noqa: F401 (children inherit what is imported)
 import hydra._internal.hydra  # noqa: F401
+import random_mixtures
 import rank_checks
 import scipy.stats  # noqa: F401
 import seqeval.metrics  # noqa: F401
@@ -54,6 +56,8 @@ def start(run: dict, rank: int, port: int) -> int:
     try:
         if "checks" in run:
             code = rank_checks.run_all(Path(run["checks"]))
+        elif "mixtures" in run:
+            code = random_mixtures.run_all(Path(run["mixtures"]))
         elif "fails" in run:
             code = rank_checks.what_goes_wrong_on_one_rank_is_known_to_the_other()
         else:

@@ -63,11 +63,15 @@ def runs(tmp_path_factory):
 
     for name, ranks in (("one", 1), ("two", 2)):
         plan.append({"name": name, "ranks": ranks, "checks": str(folder / name), "files": f"{folder}/{name}.out"})
+    mixtures = {"name": "mixtures", "ranks": 2, "mixtures": str(folder / "mixtures")}
+    plan.append({**mixtures, "files": f"{folder}/mixtures.out"})
     plan.append({"name": "fails", "ranks": 2, "fails": True, "files": f"{folder}/fails.out"})
     add("stopped", 2, signal="SIGTERM", to=1, after=4)
     add("stopped-resumed", 2, resume="stopped")
     add("killed", 2, signal="SIGKILL", to=1, after=4)
     add("killed-resumed", 1, resume="killed")
+    add("main-killed", 3, signal="SIGKILL", to=0, after=4)
+    add("main-killed-resumed", 2, resume="main-killed")
     add("wrong", 2, "optimizer.lr=fast")
     (folder / "plan.json").write_text(json.dumps(plan))
     here = Path(__file__).parent
@@ -77,7 +81,7 @@ def runs(tmp_path_factory):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((folder / "done.json").read_text())
@@ -148,8 +152,25 @@ def test_a_run_of_one_process_goes_on_with_two_as_with_one(runs, parallelism):
     assert [record["step"] for record in together] == [record["step"] for record in alone]
 
 
+def test_200_random_mixtures_with_uneven_ends_finish(runs):
+    found = json.loads((runs.finished("mixtures") / "mixtures.json").read_text())
+    assert [run["seed"] for run in found] == list(range(200))
+    for run in found:
+        assert run["steps"] >= run["steps_per_epoch"], run
+        assert len(run["digests"]) == 2, run
+        assert len(set(run["digests"])) == 1, run
+    # The draws reach what they are for: rows that two ranks cannot share, several passes, each sampler, micro-batches.
+    assert sum(1 in run["rows"].values() for run in found) > 50
+    assert sum(sum(run["rows"].values()) == 1 for run in found) > 1
+    assert sum(max(run["passes"].values()) > 2 for run in found) > 50
+    assert len({run["sampler"]["sampler"] for run in found}) == 6
+    assert {run["settings"]["num_micro_batches"] for run in found} == {1, 2, 3}
+    assert {len(run["rows"]) for run in found} == {1, 2, 3, 4}
+    assert len({json.dumps([run["rows"], run["sampler"], run["settings"]]) for run in found}) > 180
+
+
 @pytest.mark.parametrize("name", list(MIXTURES))
-def test_random_mixtures_with_uneven_ends_finish(runs, name):
+def test_long_mixtures_with_uneven_ends_finish(runs, name):
     found = json.loads((runs.finished("two") / f"{name}.json").read_text())
     assert min(found["passes"].values()) > 1
 
@@ -216,10 +237,40 @@ def test_a_cluster_s_sigterms_under_torchrun_stop_once_and_lose_nothing(runs):
     assert "Traceback" not in said.partition("interrupted; go on with")[0], said
 
 
+def test_accelerate_launch_starts_a_run(runs):
+    pytest.importorskip("accelerate")
+    run = runs.folder / "accelerated"
+    command = [
+        *(str(Path(sys.executable).with_name("accelerate")), "launch", "--multi_gpu", "--num_processes", "2"),
+        *("--main_process_port", "0", "-m", "mtl_cli", "train", "--config-dir", str(runs.folder / "conf")),
+        *(*tiny_project.TINY, "task=[reviews,names]", "trainer.max_steps=2", f"hydra.run.dir={run}"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "NO_COLOR": "1"}
+    environment["HF_HOME"] = str(runs.folder / "no-accelerate-configuration")
+    typed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert typed.returncode == 0, typed.stdout + typed.stderr
+    assert (typed.stdout + typed.stderr).count("2 steps, 4 an epoch, on 2 processes, cpu in fp32") == 1
+    assert status(run)["status"] == "finished"
+
+
 def test_a_killed_rank_ends_the_other_and_says_so(runs):
     assert runs.codes("killed") == [2, -signal.SIGKILL]
     assert runs.results["killed"]["seconds"] < 60
     assert "error: rank 1 of 2: it has ended without a word" in runs.said("killed")
+
+
+def test_where_rank_0_is_killed_the_lowest_rank_left_says_so(runs):
+    assert runs.codes("main-killed") == [-signal.SIGKILL, 2, 2]
+    assert runs.results["main-killed"]["seconds"] < 60
+    said = runs.said("main-killed", 1)
+    assert said == "rank 1: error: rank 0 of 3: it has ended without a word: was it killed, by lack of memory say?\n"
+    assert runs.said("main-killed", 2) == ""
+
+
+def test_a_run_whose_rank_0_was_killed_goes_on(runs):
+    assert runs.codes("main-killed-resumed") == [0, 0], runs.said("main-killed-resumed")
+    assert "the checkpoint was written by 3 processes, and 2 go on with it" in runs.said("main-killed-resumed")
+    assert status(runs.folder / "main-killed")["status"] == "finished"
 
 
 def test_an_error_on_one_rank_ends_the_other_with_its_reason(runs):

@@ -142,13 +142,20 @@ def varlen_reference(query, key, value, starts_q, starts_k, max_q, max_k, *, sca
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [None, 1, 4])
 def test_the_variable_length_kernel_is_asked_for_the_same(monkeypatch, causal, window):
-    q, k, v = (x.detach() for x in inputs(LENGTHS))
+    q, k, v = inputs(LENGTHS)
     rows = layout(LENGTHS)
     in_groups, _ = packed_attention(Module(causal), q, k, v, None, sliding_window=window, layout=rows)
     monkeypatch.setattr(attention, "_varlen_serves", lambda *_: True)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_reference)
     by_kernel, _ = packed_attention(Module(causal), q, k, v, None, sliding_window=window, layout=rows)
     torch.testing.assert_close(by_kernel, in_groups, atol=1e-6, rtol=1e-5)
+    direction = torch.randn(by_kernel.shape, generator=torch.Generator().manual_seed(1))
+    for found, expected in zip(
+        torch.autograd.grad((by_kernel * direction).sum(), (q, k, v)),
+        torch.autograd.grad((in_groups * direction).sum(), (q, k, v)),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_windows_of_the_variable_length_kernel():
