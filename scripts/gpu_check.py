@@ -447,6 +447,7 @@ def benchmarks(folder: Path, cpu: bool) -> dict[str, list[str]]:
             "step, BERT-base": [*bert, "encoder.dropout=0"],
             "step, BERT-base, padded": [*bert, "encoder.dropout=0", "encoder.packing=false"],
             "step, BERT-base, compiled": [*bert, "encoder.dropout=0", "trainer.compile=true"],
+            "step, BERT-base, dropout but of attention": [*bert, "encoder.attention_dropout=0"],
             "step, BERT-base, dropout": bert,
         }
     return {
@@ -454,7 +455,7 @@ def benchmarks(folder: Path, cpu: bool) -> dict[str, list[str]]:
         "step, MiniLM": [*minilm, "encoder.dropout=0"],
         "trainer": ["of=trainer", *minilm, *LIKE_THE_BASELINES],
         "tasks": ["of=tasks", *minilm, "bench.tokens=16384"],
-        "loop": ["of=loop", *minilm, "sampler.batch_size=32", "trainer.epochs=1"],
+        "loop": ["of=loop", *minilm, "sampler.batch_size=32", "trainer.epochs=1", "bench.rounds=2"],
         "startup": ["of=startup", *minilm],
     }
 
