@@ -1,4 +1,7 @@
-"""`mtl bench of=trainer bench.scores=true`: ours and the tuned Trainer's single-task runs, trained to their end."""
+"""`mtl bench of=trainer bench.scores=true`: ours and the tuned Trainer's single-task runs, trained to their end.
+
+Ours twice: all tasks in one run, as composed, and a run a task, which differs from the Trainer's by the program alone.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,10 @@ from mtl_cli.training import Linear, seed_everything
 log = logging.getLogger(__name__)
 
 _EVALUATION_TOKENS = 8192
+_COLUMNS = (
+    "validation, after the last step", "ours, one run", "ours, a run a task", "B2, a run a task", "difference",
+    "standard error",
+)  # fmt: skip
 
 # What B2 has whatever the composition says: the defaults of transformers' arguments, and one rate for all parameters.
 _SAME_FOR_BOTH: dict[str, dict[str, Any]] = {
@@ -66,19 +73,24 @@ class Trained:
 
 
 def bench_scores(work_of_seed: Callable[[int], Work], seeds: Sequence[int], load: float) -> BenchReport:
-    """Train both ways with each seed and show the scores side by side.
+    """Train in each way with each seed and show the scores side by side.
 
     Args:
         work_of_seed: loads what is trained, all rows of it.
         seeds: the seeds.
         load: of the machine at the start.
     """
+    together: list[Trained] = []
     ours: list[Trained] = []
     theirs: list[Trained] = []
     for seed in seeds:
         work = work_of_seed(seed)
         check_sampler_of_both(work)
-        for found, name, train in ((ours, "ours", train_ours), (theirs, "B2", train_tuned)):
+        for found, name, train in (
+            (together, "ours, one run", train_together),
+            (ours, "ours, a run a task", train_alone),
+            (theirs, "B2", train_tuned),
+        ):
             trained = train(work)
             found.append(trained)
             log.info("seed %d, %s: %s", seed, name, _in_words(work, trained))
@@ -86,28 +98,39 @@ def bench_scores(work_of_seed: Callable[[int], Work], seeds: Sequence[int], load
     figures: dict[str, dict[str, Any]] = {}
     for name, task in work.tasks.items():
         metric = task.main_metric or ""
-        a, b = ([run.metrics[name][metric] for run in runs] for runs in (ours, theirs))
+        one, a, b = ([run.metrics[name][metric] for run in runs] for runs in (together, ours, theirs))
         gap, noise = statistics.mean(a) - statistics.mean(b), _standard_error(a, b)
-        rows.append([f"{name} {metric}", _mean(a), _mean(b), f"{gap:+.4f}", "-" if noise is None else f"{noise:.4f}"])
-        figures[name] = {"metric": metric, "ours": a, "B2": b, "difference": gap, "standard_error": noise}
-    speeds = [[run.tokens / run.seconds for run in runs] for runs in (ours, theirs)]
+        shown = "-" if noise is None else f"{noise:.4f}"
+        rows.append([f"{name} {metric}", _mean(one), _mean(a), _mean(b), f"{gap:+.4f}", shown])
+        figures[name] = {"metric": metric, "together": one, "ours": a, "B2": b}
+        figures[name] |= {"difference": gap, "standard_error": noise}
+    ways = (together, ours, theirs)
+    speeds = [[run.tokens / run.seconds for run in runs] for runs in ways]
     rows.append(["real tokens/s", *(f"{statistics.median(found):,.0f}" for found in speeds), "", ""])
-    rows.append(
-        ["seconds of steps", *(f"{statistics.median(r.seconds for r in runs):,.0f}" for runs in (ours, theirs)), "", ""]
-    )
+    seconds = [f"{statistics.median(run.seconds for run in runs):,.0f}" for runs in ways]
+    rows.append(["seconds of steps", *seconds, "", ""])
     described = work.describe()
     return BenchReport(
         "scores",
         f"mtl bench of=trainer bench.scores=true: {described['encoder']}, {work.precision}, {len(seeds)} seeds",
         machine_record(work.device, load),
-        ["validation, after the last step", "ours, one run", "B2, a run a task", "difference", "standard error"],
+        list(_COLUMNS),
         rows,
-        {"tasks": figures, "work": described, "ours": ours, "B2": theirs, "tokens_per_second": speeds},
+        {
+            "tasks": figures,
+            "work": described,
+            "together": together,
+            "ours": ours,
+            "B2": theirs,
+            "tokens_per_second": speeds,
+        },
         [
             f"rows: {', '.join(f'{name} {number:,}' for name, number in described['tasks'].items())}; "
             f"{instantiate(work.config['trainer']).epochs:g} epochs, learning rate "
             f"{instantiate(work.config['optimizer']).lr} for both; ours with "
-            f"{described['sampler']}, {described['sharing']}, {described['weighting']}",
+            f"{described['sampler']}, in one run with {described['sharing']}, {described['weighting']}",
+            "the difference is that of the runs of one task each; what one run of all gains or loses is what tasks do "
+            "to each other",
             "mean and standard deviation over seeds; the standard error is that of the difference of means (Welch)",
         ],
         {
@@ -166,8 +189,26 @@ def check_sampler_of_both(work: Work) -> None:
         )
 
 
-def train_ours(work: Work) -> Trained:
-    """Train all tasks together, as `mtl train` does, and score validation.
+def train_alone(work: Work) -> Trained:
+    """Train a run of ours for each task, and score validation: nothing is shared, nothing weighed."""
+    config = {**work.config, "sharing": _of("sharing.HardSharing"), "weighting": _of("weighting.Equal")}
+    of_tasks = []
+    for name, task in work.tasks.items():
+        data = {name: work.data[name]}
+        of_tasks.append(train_together(dataclasses.replace(work, config=config, tasks={name: task}, data=data)))
+    return Trained(
+        {name: metrics for trained in of_tasks for name, metrics in trained.metrics.items()},
+        sum(trained.seconds for trained in of_tasks),
+        sum(trained.tokens for trained in of_tasks),
+    )
+
+
+def _of(target: str) -> dict[str, Any]:
+    return {"_target_": f"mtl_cli.{target}"}
+
+
+def train_together(work: Work) -> Trained:
+    """Train the tasks together, as `mtl train` does, and score validation.
 
     Timed, as for B2: steps with all that belongs to them; no set-up, no evaluation, no checkpoint, no progress display.
     """
