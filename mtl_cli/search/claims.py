@@ -60,6 +60,9 @@ def claim(
             lock = TrialLock(folder.locks / f"{trial_name(trial.number)}.lock")
             if RunFolder(folder.trial_folder(trial.number)).is_in_use() or not lock.acquire():
                 continue
+            if open_study(storage).get_trials(deepcopy=False)[trial.number].state != TrialState.RUNNING:
+                lock.release()  # its worker has ended it since the look above, and let go of the lock
+                continue
             study = _study_for(storage, plan, trial.number)
             return _claimed(folder, plan, optuna.Trial(study, trial._trial_id), lock, left_behind=True)
         if len(trials) < max_trials(plan) and may_begin:

@@ -75,6 +75,25 @@ def test_the_trial_of_a_killed_worker_is_taken_up_at_once_with_its_values(tmp_pa
     assert claim(folder, storage) == "done"
 
 
+def test_a_trial_that_ends_between_the_look_and_the_lock_is_not_taken_again(tmp_path, monkeypatch):
+    folder, storage = begun(tmp_path / "s", plan(trials=1))
+    first = claim(folder, storage)
+    first.lock.release()
+    acquire = TrialLock.acquire
+
+    def ended_meanwhile(lock):
+        open_study(storage).tell(0, 0.5)
+        return acquire(lock)
+
+    monkeypatch.setattr(TrialLock, "acquire", ended_meanwhile)
+    assert claim(folder, storage) == "wait"
+    monkeypatch.undo()
+    assert claim(folder, storage) == "done"
+    lock = TrialLock(folder.locks / "trial-000.lock")
+    assert lock.acquire()
+    lock.release()
+
+
 def test_a_trial_whose_worker_died_before_all_was_drawn_is_completed(tmp_path):
     made = plan(trials=1)
     folder, storage = begun(tmp_path / "s", made)
