@@ -15,7 +15,7 @@ import torch
 from mtl_cli.bench.moments import Moments, replaced
 from mtl_cli.bench.protocol import Spread, wait_for
 from mtl_cli.bench.report import BenchReport, share
-from mtl_cli.bench.settings import LEAST_ROUNDS, TOO_FEW_ROUNDS, BenchSettings
+from mtl_cli.bench.settings import BenchSettings
 from mtl_cli.evaluation import Evaluator
 from mtl_cli.gradients import GradientEngine
 from mtl_cli.model import MultiTaskModel
@@ -164,8 +164,7 @@ def bench_loop(
             f"within a step, without what comes between steps: {_shares(per_step)} outside, of {len(of_steps)} steps, "
             "the first of each run dropped"
         )
-    if settings.rounds < LEAST_ROUNDS:
-        notes.append(TOO_FEW_ROUNDS)
+    notes += settings.remarks()
     return BenchReport(
         "loop",
         title,

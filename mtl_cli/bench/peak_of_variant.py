@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -41,6 +42,36 @@ class Peak:
     above: int
     standing: int
     whole_process: bool = False
+
+
+class ClosingVariant(Variant, Protocol):
+    """A variant that may have written something."""
+
+    def close(self) -> None:
+        """Remove what was written."""
+
+
+def run_alone(variant: ClosingVariant, device: torch.device) -> None:
+    """Do one round of a variant and print the peak of memory."""
+    print_peak(peak_of_round(variant, device))
+    variant.close()
+
+
+def peak_alone(key: str, make: Callable[[str], ClosingVariant], device: torch.device, rerun: Rerun) -> Peak | None:
+    """Return what a round of one variant takes from its first step on, where no other one is there.
+
+    Args:
+        key: what `bench.only` and `make` call it.
+        make: builds it anew, on a GPU; elsewhere it has a process of its own.
+        device: where it computes.
+        rerun: from further words to the command line.
+    """
+    if device.type != "cuda":
+        return peak_of(key, rerun)
+    variant = make(key)
+    peak = peak_of_round(variant, device)
+    variant.close()
+    return peak
 
 
 def peak_of_round(variant: Variant, device: torch.device) -> Peak:

@@ -22,7 +22,6 @@ _USED_BY: dict[str, set[str]] = {
 
 LEAST_ROUNDS = 7
 """Rounds that count for a figure to be one by the protocol."""
-TOO_FEW_ROUNDS = f"fewer than the {LEAST_ROUNDS} rounds of the protocol: for a first look only"
 
 
 @dataclass(kw_only=True)
@@ -57,6 +56,12 @@ class BenchSettings:
     json: str | None = None
     markdown: str | None = None
     force: bool = False
+
+    def remarks(self) -> list[str]:
+        """What a reader of the figures should know of these settings."""
+        if self.rounds >= LEAST_ROUNDS:
+            return []
+        return [f"fewer than the {LEAST_ROUNDS} rounds of the protocol: for a first look only"]
 
     def without_effect(self, of: Benchmark) -> list[str]:
         """Return a warning for each setting that differs from its default and that this benchmark does not look at."""

@@ -9,10 +9,10 @@ from typing import Any, Literal, Protocol
 import torch
 
 from mtl_cli.bench.ceiling import Ceiling, EncoderSize
-from mtl_cli.bench.peak_of_variant import Peak, Rerun, peak_of, peak_of_round, print_peak
+from mtl_cli.bench.peak_of_variant import Peak, Rerun, peak_alone
 from mtl_cli.bench.protocol import Measured, Spread, Variant, interleave, ratios
 from mtl_cli.bench.report import mebibytes, share
-from mtl_cli.bench.settings import LEAST_ROUNDS, TOO_FEW_ROUNDS, BenchSettings
+from mtl_cli.bench.settings import BenchSettings
 from mtl_cli.bench.work import Work
 from mtl_cli.errors import UserError
 
@@ -169,34 +169,11 @@ def check_same_work(work: Work) -> Callable[[str, Measured], None]:
     return check
 
 
-def run_alone(variant: TrainingVariant, device: torch.device) -> None:
-    """Do one round of a variant and print the peak of memory."""
-    print_peak(peak_of_round(variant, device))
-    variant.close()
-
-
 def add_peaks(
     found: Mapping[str, Speed], keys: Mapping[str, str], make: Make, device: torch.device, rerun: Rerun
 ) -> dict[str, Speed]:
-    """Measure peak memory of each variant from its first step on.
-
-    Args:
-        found: the figures so far, by name; the variants themselves are gone.
-        keys: what `bench.only` and `make` call a name.
-        make: builds a variant anew, on a GPU; elsewhere each has a process of its own.
-        device: where it computes.
-        rerun: from further words to the command line.
-    """
-    peaks: dict[str, Peak | None] = {}
-    for name, key in keys.items():
-        if device.type == "cuda":
-            variant = make(key)
-            peaks[name] = peak_of_round(variant, device)
-            variant.close()
-            del variant
-        else:
-            peaks[name] = peak_of(key, rerun)
-    return {name: replace(speed, peak=peaks[name]) for name, speed in found.items()}
+    """Measure peak memory of each variant, by the key that `peak_alone` takes. The variants themselves are gone."""
+    return {name: replace(found[name], peak=peak_alone(key, make, device, rerun)) for name, key in keys.items()}
 
 
 def figures_of(found: Mapping[str, Speed], ceilings: Mapping[str, Spread], work: Work) -> dict[str, Any]:
@@ -226,9 +203,7 @@ def remarks(
         "those of a round. No variant draws a progress display",
     ]
     lines += remarks_on_peaks([speed.peak for speed in found.values() if speed.peak is not None])
-    if settings.rounds < LEAST_ROUNDS:
-        lines.append(TOO_FEW_ROUNDS)
-    return lines
+    return lines + settings.remarks()
 
 
 def remarks_on_peaks(peaks: Sequence[Peak]) -> list[str]:

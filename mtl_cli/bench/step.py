@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from mtl_cli.bench.our_training import OurTraining
-from mtl_cli.bench.peak_of_variant import Rerun
+from mtl_cli.bench.peak_of_variant import Rerun, run_alone
 from mtl_cli.bench.protocol import machine_record
 from mtl_cli.bench.report import BenchReport
 from mtl_cli.bench.settings import BenchSettings
-from mtl_cli.bench.speed import COLUMNS, TrainingVariant, add_peaks, cells, figures_of, measure, remarks, run_alone
+from mtl_cli.bench.speed import COLUMNS, TrainingVariant, add_peaks, cells, figures_of, measure, remarks
 from mtl_cli.bench.work import Work
 from mtl_cli.errors import UserError
 

@@ -13,10 +13,10 @@ import torch
 
 from mtl_cli.bench.ceiling import Ceiling, EncoderSize
 from mtl_cli.bench.our_training import padding_of
-from mtl_cli.bench.peak_of_variant import Peak, Rerun, peak_of, peak_of_round, print_peak
+from mtl_cli.bench.peak_of_variant import Rerun, peak_alone, run_alone
 from mtl_cli.bench.protocol import Measured, Spread, interleave, machine_record, ratios, wait_for
 from mtl_cli.bench.report import BenchReport, mebibytes, share
-from mtl_cli.bench.settings import LEAST_ROUNDS, TOO_FEW_ROUNDS, BenchSettings
+from mtl_cli.bench.settings import BenchSettings
 from mtl_cli.bench.speed import remarks_on_peaks
 from mtl_cli.bench.synthetic import SyntheticRun, fewest_tokens, told_of_tasks
 from mtl_cli.bench.work import Work
@@ -83,6 +83,9 @@ class StepOfTasks:
         lengths = {name: batch.lengths_B.numpy() for name, batch in self.run.step_of_rows.items()}
         return padding_of([lengths], self.run.model)
 
+    def close(self) -> None:
+        """Nothing to remove."""
+
 
 def bench_tasks(work: Work, settings: BenchSettings, load: float, rerun: Rerun) -> BenchReport | None:
     """Measure a step for each number of tasks, against one task's; None where only one's memory was asked for."""
@@ -92,10 +95,17 @@ def bench_tasks(work: Work, settings: BenchSettings, load: float, rerun: Rerun) 
             f"bench.tokens: found {settings.tokens}, too few for a row of each of {counts[-1]} tasks; allowed: at "
             f"least {fewest_tokens(counts[-1])}, or a smaller bench.num_tasks"
         )
+
+    def make(name: str) -> StepOfTasks:
+        return StepOfTasks(work, int(name), settings.tokens)
+
     if settings.only is not None:
-        print_peak(peak_of_round(_only(str(settings.only), work, settings, counts), work.device))
+        name, allowed = str(settings.only), list(map(str, counts))
+        if name not in allowed:
+            raise UserError(f"bench.only: found {name!r}, allowed: a number of tasks, {', '.join(allowed)}")
+        run_alone(make(name), work.device)
         return None
-    variants = {str(number): StepOfTasks(work, number, settings.tokens) for number in counts}
+    variants = {name: make(name) for name in map(str, counts)}
     step = variants["1"].run.step_of_rows
     lengths = torch.cat([batch.lengths_B for batch in step.values()]).numpy()
     size = EncoderSize.of(work.encoder)
@@ -106,7 +116,7 @@ def bench_tasks(work: Work, settings: BenchSettings, load: float, rerun: Rerun) 
     parts = [type(part).__name__ for part in (variants["1"].run.model.sharing, variants["1"].engine.weighting)]
     padding = {name: variant.padding for name, variant in variants.items()}
     del variants
-    peaks = {name: _peak(name, work, settings, rerun) if settings.memory else None for name in seconds}
+    peaks = {name: peak_alone(name, make, work.device, rerun) if settings.memory else None for name in seconds}
     rows: list[list[str]] = []
     figures: dict[str, dict[str, Any]] = {}
     for name in seconds:
@@ -145,20 +155,7 @@ def bench_tasks(work: Work, settings: BenchSettings, load: float, rerun: Rerun) 
             "rows of 16 to 112 random tokens, the same for each number of tasks; each task classifies texts",
             *([_HALVES] if {"order", "groups"} & set(work.config["sharing"]) else []),
             *remarks_on_peaks([peak for peak in peaks.values() if peak is not None]),
-            *([TOO_FEW_ROUNDS] if settings.rounds < LEAST_ROUNDS else []),
+            *settings.remarks(),
         ],
         {f"{AIM} x one task's step": all(figures[name]["ratio"]["median"] <= AIM for name in figures)},
     )
-
-
-def _only(name: str, work: Work, settings: BenchSettings, counts: list[int]) -> StepOfTasks:
-    if name not in map(str, counts):
-        raise UserError(f"bench.only: found {name!r}, allowed: a number of tasks, {', '.join(map(str, counts))}")
-    return StepOfTasks(work, int(name), settings.tokens)
-
-
-def _peak(name: str, work: Work, settings: BenchSettings, rerun: Rerun) -> Peak | None:
-    """Peak memory with so many tasks: on a GPU, where the others are gone, here; else in a process of its own."""
-    if work.device.type == "cuda":
-        return peak_of_round(StepOfTasks(work, int(name), settings.tokens), work.device)
-    return peak_of(name, rerun)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from mtl_cli.bench.epoch import Epoch, check_one_pass
 from mtl_cli.bench.hf_trainer import BATCH_SIZE, TrainerRuns
 from mtl_cli.bench.our_training import OurTraining
-from mtl_cli.bench.peak_of_variant import Rerun
+from mtl_cli.bench.peak_of_variant import Rerun, run_alone
 from mtl_cli.bench.protocol import STEP_0_TOLERANCE, Spread, check_step_0, machine_record
 from mtl_cli.bench.report import BenchReport
 from mtl_cli.bench.settings import Baseline, BenchSettings
@@ -24,7 +24,6 @@ from mtl_cli.bench.speed import (
     figures_of,
     measure,
     remarks,
-    run_alone,
 )
 from mtl_cli.bench.work import Work
 from mtl_cli.errors import UserError

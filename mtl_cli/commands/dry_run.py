@@ -181,6 +181,7 @@ def compare_with_hard_sharing(
     costs = {}
     chosen = instantiate(config["sharing"])
     at_once = config["trainer"].get("batch_tokens")
+    weighting = instantiate(config["weighting"])
     kept = 0
     for name, strategy in (("run", chosen), ("hard", HardSharing())):
         model = build(deepcopy(encoder), strategy)
@@ -190,7 +191,6 @@ def compare_with_hard_sharing(
         operations, activations = measure_step(model, step, precision)
         costs[name] = Cost(parts_of(model), operations, buffers, activations / of_step)
         if name == "run":
-            weighting = instantiate(config["weighting"])
             cut = isinstance(at_once, int) or config["trainer"].get("num_micro_batches", 1) > 1
             kept = bytes_of_weighting(model, weighting, step, precision, micro_batches=cut)
     run, hard = costs["run"], costs["hard"]

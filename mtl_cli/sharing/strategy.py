@@ -147,8 +147,8 @@ class SharingStrategy(ABC):
         self, encoder: Encoder, input_ids_N: torch.Tensor, token_type_ids_N: torch.Tensor | None, layout: Layout
     ) -> torch.Tensor:
         """Return the hidden states that are read of the rows of a step, (R, D); see `Encoder.forward`."""
-        hidden_MD: torch.Tensor = encoder(input_ids_N, token_type_ids_N, layout)
-        return hidden_MD
+        hidden_RD: torch.Tensor = encoder(input_ids_N, token_type_ids_N, layout)
+        return hidden_RD
 
     # Training.
 

@@ -39,6 +39,16 @@ def inputs(lengths, dtype=torch.float32, num_heads=2, width=4):
     return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for _ in range(3)]
 
 
+def assert_same_gradients(found, expected, inputs):
+    direction = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+    for ours, theirs in zip(
+        torch.autograd.grad((found * direction).sum(), inputs),
+        torch.autograd.grad((expected * direction).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
 def layout(lengths, split=False):
     tasks = {"a": np.array(lengths[:2]), "b": np.array(lengths[2:])} if split else {"a": np.array(lengths)}
     return Layout.from_lengths(tasks, packed=True)
@@ -62,13 +72,7 @@ def test_attention_and_its_gradients_are_those_of_single_rows(monkeypatch, fused
     assert weights is None
     expected = reference(q, k, v, LENGTHS, 0.5 if scaling is None else scaling, causal, window)
     torch.testing.assert_close(attended, expected, atol=1e-6, rtol=1e-5)
-    direction = torch.randn(attended.shape, generator=torch.Generator().manual_seed(1))
-    for ours, theirs in zip(
-        torch.autograd.grad((attended * direction).sum(), (q, k, v)),
-        torch.autograd.grad((expected * direction).sum(), (q, k, v)),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert_same_gradients(attended, expected, (q, k, v))
 
 
 @pytest.mark.parametrize("window", [None, 2])
@@ -149,13 +153,7 @@ def test_the_variable_length_kernel_is_asked_for_the_same(monkeypatch, causal, w
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_reference)
     by_kernel, _ = packed_attention(Module(causal), q, k, v, None, sliding_window=window, layout=rows)
     torch.testing.assert_close(by_kernel, in_groups, atol=1e-6, rtol=1e-5)
-    direction = torch.randn(by_kernel.shape, generator=torch.Generator().manual_seed(1))
-    for found, expected in zip(
-        torch.autograd.grad((by_kernel * direction).sum(), (q, k, v)),
-        torch.autograd.grad((in_groups * direction).sum(), (q, k, v)),
-        strict=True,
-    ):
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert_same_gradients(by_kernel, in_groups, (q, k, v))
 
 
 def test_windows_of_the_variable_length_kernel():
