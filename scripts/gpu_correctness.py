@@ -64,7 +64,7 @@ class Check:
     note: str = ""
 
 
-def small_encoder(packed: bool, dropout: float = 0.0) -> Encoder:
+def small_encoder(packed: bool) -> Encoder:
     """A BERT of random weights whose heads the variable-length kernel can serve (64 wide)."""
     torch.manual_seed(0)
     config = BertConfig(
@@ -74,8 +74,8 @@ def small_encoder(packed: bool, dropout: float = 0.0) -> Encoder:
         num_attention_heads=2,
         intermediate_size=256,
         initializer_range=0.1,  # with the usual 0.02 attention hardly matters to what comes out
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
     )
     words = {name: place for place, name in enumerate(["[PAD]", "[UNK]", *(f"w{i}" for i in range(198))])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
@@ -231,12 +231,16 @@ def check_packed(device: torch.device) -> Check:
     return Check("packed against padded, fp32, forward and gradients", error, 1e-4)
 
 
+def run_without_dropout(device: torch.device) -> SyntheticRun:
+    """A run of three tasks in float32, without dropout, which those that are compared would draw differently."""
+    run = SyntheticRun(small_encoder(packed=True), HardSharing(), 3, 512, device, precision="fp32", lazy=False)
+    run.model.eval()
+    return run
+
+
 def one_step(device: torch.device) -> dict[str, torch.Tensor]:
     """Gradients of a training step of three tasks in float32, without dropout."""
-    run = SyntheticRun(small_encoder(packed=True), HardSharing(), 3, 512, device, precision="fp32", lazy=False)
-    for module in run.model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    run = run_without_dropout(device)
     run.engine(Equal()).step([[run.step_of_rows]])
     return {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
 
@@ -253,8 +257,7 @@ def check_engines(device: torch.device) -> Check:
     """Each task's gradient from one backward pass against a backward pass a task, under PCGrad."""
     gradients = []
     for engine in ("segmented", "per_task"):
-        run = SyntheticRun(small_encoder(packed=True), HardSharing(), 3, 512, device, precision="fp32", lazy=False)
-        run.model.eval()  # no dropout, which the two would draw differently
+        run = run_without_dropout(device)
         run.engine(PCGrad(engine=engine)).step([[run.step_of_rows]])
         gradients.append(torch.cat([p.grad.flatten() for p in run.model.shared_parameters() if p.grad is not None]))
     return Check("PCGrad by one backward pass against one a task, fp32", relative(*gradients), 1e-4)
@@ -338,8 +341,7 @@ def check_compiled(device: torch.device) -> Check:
     try:
         runs = []
         for is_compiled in (True, False):
-            run = SyntheticRun(small_encoder(packed=True), HardSharing(), 3, 512, device, precision="fp32", lazy=False)
-            run.model.eval()  # no dropout, which the two would draw differently
+            run = run_without_dropout(device)
             if is_compiled:
                 compile_blocks(run.model.encoder, **options)
             runs.append((run, run.engine(Equal())))

@@ -11,7 +11,10 @@ os.environ.update(
 for name in ("WANDB_API_KEY", "WANDB_DIR"):
     os.environ.pop(name, None)
 
+import importlib  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
+from types import ModuleType  # noqa: E402
 
 import pytest  # noqa: E402
 
@@ -46,3 +49,11 @@ def finished_run(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     tasks = "task=[reviews,pairs,scores,names]"
     assert _main(["train", "--config-dir", str(project), *tiny_project.TINY, tasks, f"hydra.run.dir={run}"]) == 0
     return run
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[Callable[[str], ModuleType]]:
+    """Imports a file of scripts/ by its name; scripts import each other likewise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+        yield importlib.import_module

@@ -1,6 +1,5 @@
 """The arithmetic of the benchmarks and their step of rows; figures are measured, not tested."""
 
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +14,8 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 @pytest.fixture(scope="module")
-def bench():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPTS)
-        yield importlib.import_module("bench_steps")
+def bench(script):
+    return script("bench_steps")
 
 
 @pytest.mark.parametrize("num_tasks", [1, 2, 4, 8, 16])

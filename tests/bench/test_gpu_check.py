@@ -1,8 +1,6 @@
 """The GPU check as a whole: what it runs and what it makes of it; its benchmarks are those of `mtl bench`."""
 
-import importlib
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,14 +8,10 @@ from compose import composed
 
 from mtl_cli.check_config import check_config
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-
 
 @pytest.fixture(scope="module")
-def gpu_check():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPTS)
-        yield importlib.import_module("gpu_check")
+def gpu_check(script):
+    return script("gpu_check")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -44,8 +38,8 @@ def test_the_trainer_is_compared_at_its_own_batch_size(gpu_check, tmp_path, monk
         assert config["sampler"]["batch_size"] == 32
 
 
-def test_a_wrong_kernel_and_one_that_raises_fail_and_the_others_run(gpu_check, tmp_path, monkeypatch, capsys):
-    checks = importlib.import_module("gpu_correctness")
+def test_a_wrong_kernel_and_one_that_raises_fail_and_the_others_run(gpu_check, script, tmp_path, monkeypatch, capsys):
+    checks = script("gpu_correctness")
 
     def doubled(device):
         return checks.Check("doubled", checks.relative(torch.tensor([2.0]), torch.tensor([1.0])), 0.5)

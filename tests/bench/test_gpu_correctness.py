@@ -1,20 +1,14 @@
 """The GPU check's comparisons, on the CPU."""
 
-import importlib
-from pathlib import Path
-
 import pytest
 import torch
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def checks():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPTS)
-        yield importlib.import_module("gpu_correctness")
+def checks(script):
+    return script("gpu_correctness")
 
 
 def test_attention_by_another_way_than_the_kernel_fails(checks, monkeypatch):
