@@ -45,7 +45,7 @@ from mtl_cli.training.allocator import keep_freed_memory
 from mtl_cli.weighting import Equal
 
 CONF = Path(__file__).parents[1] / "conf/sharing"
-TOTAL_STEPS, STEPS_PER_EPOCH = 1000, 100  # of the run that the steps are said to be of
+TOTAL_STEPS, STEPS_PER_EPOCH = 1000, 100  # of the run that the steps are said to be of, its warm-ups past
 MEMORY_STEPS = 3
 
 Step = Callable[[], None]
@@ -73,7 +73,7 @@ def make_bench(args: argparse.Namespace, name: str, num_tasks: int, device: torc
 def make_step(bench: Bench) -> Step:
     """A function that makes one training step."""
     engine = bench.engine(Equal())
-    steps = count()
+    steps = count(TOTAL_STEPS // 2)
 
     def step() -> None:
         bench.model.sharing.start_step(bench.model, TrainingMoment(next(steps), TOTAL_STEPS, STEPS_PER_EPOCH))

@@ -95,6 +95,13 @@ def test_strategies_that_name_tasks_are_told_them(bench):
     assert bench.make_sharing("grouped", names[:1]).groups == [["task0"]]
 
 
+def test_the_steps_are_those_of_a_run_whose_warm_ups_are_over(bench):
+    strategy = bench.make_sharing("adashare", ["task0", "task1"])
+    made = bench.Bench("minilm", strategy, 2, 512, bench.choose_device("cpu"))
+    bench.make_step(made)()
+    assert set(strategy.penalties(made.model)) == {"sparsity", "sharing"}  # none before policies are learnt
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc")
 def test_peak_memory_is_that_of_a_few_steps(bench):
     args = bench.parse([*ARGUMENTS[:1], "2", *ARGUMENTS[3:], "--strategies", "hard"])

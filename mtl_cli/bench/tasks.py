@@ -32,7 +32,7 @@ _COLUMNS = (
     "tasks", "x one task's step", "tokens/s", "CPU of one thread, x",
     "padding, linear", "attention", "of the ceiling", "peak MiB",
 )  # fmt: skip
-_TOTAL_STEPS, _STEPS_PER_EPOCH = 1000, 100  # of the run that the steps are said to be of
+_TOTAL_STEPS, _STEPS_PER_EPOCH = 1000, 100  # of the run that the steps are said to be of, its warm-ups past
 
 
 class StepOfTasks:
@@ -59,7 +59,7 @@ class StepOfTasks:
             deepcopy(work.encoder), sharing, num_tasks, num_tokens, work.device, precision=work.precision
         )
         self.engine = self.run.engine(weighting)
-        self._steps = count()
+        self._steps = count(_TOTAL_STEPS // 2)
 
     def round(self) -> Measured:
         """Make the steps."""

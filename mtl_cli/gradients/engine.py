@@ -21,6 +21,7 @@ from mtl_cli.gradients.representation import RepresentationTap, gramian_of, scal
 from mtl_cli.gradients.representation_step import RepresentationStep
 from mtl_cli.gradients.segmented import why_not_segmented
 from mtl_cli.gradients.shared import shared_parameters, trained_parameters
+from mtl_cli.gradients.weigh import weigh
 from mtl_cli.gradients.whole_gradients import combine_coordinates
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.types import Step, UserError
@@ -345,13 +346,11 @@ class GradientEngine:
                 observe_squares(weighting, gradients, info_of)
             if len(parts) == 1:
                 gramians = gradients.gramians(weighting.grouping)
-            weights = {
-                group: weighting.weights(gramian, info_of(group)).double().cpu() for group, gramian in gramians.items()
-            }
+            weighed = {group: weigh(weighting, gramian, info_of(group)) for group, gramian in gramians.items()}
+            weights = {group: found.weights_K for group, found in weighed.items()}
             gradients.write(weights)
             shown_K = torch.stack(list(weights.values())).mean(0)
-            of_heads = [weighting.head_weights(info_of(group), found_K) for group, found_K in weights.items()]
-            heads_K = torch.stack(of_heads).mean(0).double().cpu()
+            heads_K = torch.stack([found.heads_K for found in weighed.values()]).mean(0)
             if weighting.grouping == "block":
                 group_weights = {
                     task: {group: found_K[place] for group, found_K in weights.items()}
@@ -367,7 +366,7 @@ class GradientEngine:
         losses = step.run(micro_batches, self._random_state, self._objective)
         if not bool(step.gramian_KK.isfinite().all()):
             self._warn_not_finite()
-        for task, weight in zip(self._tasks, step.head_weights(), strict=True):
+        for task, weight in zip(self._tasks, step.heads_K.tolist(), strict=True):
             scale_gradients(self.own[task], weight)
         conflict = Conflict.from_gramian(self._tasks, step.gramian_KK)
         return StepResult(losses, self._by_task(step.weights_K), conflict)

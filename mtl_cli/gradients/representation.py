@@ -23,6 +23,8 @@ from mtl_cli.encoders.current_layout import current_layout_or_none
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.precision import wide_dtype
 from mtl_cli.sharing import TaskModules
+from mtl_cli.sharing.columns import Columns
+from mtl_cli.sharing.hierarchical import ExitBlock
 from mtl_cli.types import UserError
 
 Weigh = Callable[[torch.Tensor], torch.Tensor]
@@ -30,7 +32,7 @@ Weigh = Callable[[torch.Tensor], torch.Tensor]
 
 
 class RepresentationTap:
-    """Sees the gradient of the last shared hidden states on its way down, and scales each task's rows of it.
+    """Sees the gradient of the last hidden states that all tasks share on its way down, and scales each task's rows.
 
     Args:
         model: the model.
@@ -47,11 +49,11 @@ class RepresentationTap:
         reason = model.sharing.why_no_representation(len(blocks))
         if reason is not None:
             raise UserError(f"weighting.scope: found 'representation', but {reason}; use weighting.scope=all")
-        shared = [not any(isinstance(m, TaskModules) and len(m) > 0 for m in block.modules()) for block in blocks]
-        if all(shared):
+        common = [_is_common(block, len(model.tasks)) for block in blocks]
+        if all(common):
             self._module: nn.Module = model.encoder
         else:
-            last = shared.index(False) - 1
+            last = common.index(False) - 1
             if last < 0:
                 raise UserError(
                     "weighting.scope: 'representation' needs a block that all tasks share, but the strategy of this "
@@ -114,6 +116,16 @@ class RepresentationTap:
             weight = float(weights_K[self._tasks.index(task)])
             torch.mul(gradient.narrow(dim, part.start, size), weight, out=scaled.narrow(dim, part.start, size))
         return scaled
+
+
+def _is_common(block: nn.Module, num_tasks: int) -> bool:
+    """Whether all tasks' rows go through the same modules of a block."""
+    return not any(
+        (isinstance(module, TaskModules) and len(module) > 0)
+        or isinstance(module, Columns)
+        or (isinstance(module, ExitBlock) and len(module.tasks) < num_tasks)
+        for module in block.modules()
+    )
 
 
 class _Tap(torch.autograd.Function):

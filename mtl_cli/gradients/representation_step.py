@@ -14,9 +14,10 @@ from mtl_cli.gradients.losses import Losses, Normalizers, add_losses, random_dra
 from mtl_cli.gradients.ranks import is_distributed, sum_gradients_over_ranks, sum_over_ranks
 from mtl_cli.gradients.representation import RepresentationTap, Weigh, gramian_of
 from mtl_cli.gradients.shared import trained_parameters
+from mtl_cli.gradients.weigh import weigh
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.types import Step
-from mtl_cli.weighting import GramianWeighting, StepInfo
+from mtl_cli.weighting import GramianWeighting
 
 
 class RepresentationStep:
@@ -25,6 +26,7 @@ class RepresentationStep:
     Attributes:
         gramian_KK: inner products of the tasks' gradients of the representation.
         weights_K: the weights that followed: 1 where the inner products are not finite.
+        heads_K: those of the tasks' own parameters.
     """
 
     def __init__(
@@ -41,7 +43,6 @@ class RepresentationStep:
         self._tap = tap
         self._losses = losses
         self._tasks = tasks
-        self._info: StepInfo | None = None
         self._known: dict[str, torch.Tensor] = {}
 
     def run(
@@ -100,16 +101,11 @@ class RepresentationStep:
     def _weigh(self, sums_KD: torch.Tensor) -> torch.Tensor:
         """The weights, once the gradients of the representation are known."""
         self.gramian_KK = gramian_of(sums_KD)
-        self.weights_K = torch.ones(len(self._tasks), dtype=torch.float64)
+        self.weights_K = self.heads_K = torch.ones(len(self._tasks), dtype=torch.float64)
         if bool(self.gramian_KK.isfinite().all()):
             losses_K = torch.stack([self._known[task] for task in self._tasks]).double().cpu()
             memory = self._weighting.memory.setdefault("groups", {}).setdefault("whole", {})
-            self._info = self._weighting.step_info(self._tasks, losses_K, memory)
-            self.weights_K = self._weighting.weights(self.gramian_KK, self._info).double().cpu()
+            info = self._weighting.step_info(self._tasks, losses_K, memory)
+            found = weigh(self._weighting, self.gramian_KK, info)
+            self.weights_K, self.heads_K = found.weights_K, found.heads_K
         return self.weights_K
-
-    def head_weights(self) -> list[float]:
-        """Return the weight of each task's own parameters."""
-        if self._info is None:
-            return [1.0] * len(self._tasks)
-        return self._weighting.head_weights(self._info, self.weights_K).tolist()

@@ -26,8 +26,8 @@ class Grouped(SharingStrategy):
     balances all tasks, whatever their groups. A final normalisation behind the last block is each group's own. With one
     group this is hard sharing, with groups of one task each as many single-task models.
 
-    With `num_shared_layers` 0 a group of one task has no gradient of shared parameters, and methods that look for the
-    smallest (`MGDA`) or treat all alike (`IMTLG`, `NashMTL`) make no sense beside larger groups.
+    With `num_shared_layers` 0 a group of one task has no gradient of shared parameters, and weightings of gradients
+    leave it out.
 
     Attributes:
         groups: the tasks of each group. A task that no group names is a group by itself.
@@ -36,6 +36,9 @@ class Grouped(SharingStrategy):
 
     groups: list[list[str]] = field(default_factory=list)
     num_shared_layers: NonNegativeInt = 0
+
+    def __post_init__(self) -> None:
+        self._in_one_group = False  # known once the tasks are
 
     def check_tasks(self, task_names: Sequence[str]) -> None:
         """Refuse empty groups, and tasks that do not exist or are in two groups."""
@@ -53,6 +56,7 @@ class Grouped(SharingStrategy):
             )
         if not all(self.groups):
             raise UserError(f"sharing.groups: found an empty group in {self.groups}; leave it out.")
+        self._in_one_group = any(len(group) == len(task_names) for group in self.groups)
 
     def check_num_blocks(self, num_blocks: int) -> None:
         """Refuse to share all blocks."""
@@ -80,8 +84,10 @@ class Grouped(SharingStrategy):
         return num_blocks if any(len(group) > 1 for group in self.groups) else self.num_shared_layers
 
     def why_no_representation(self, num_blocks: int | None) -> str | None:
-        """Without shared blocks the groups have no state in common."""
-        return None if self.num_shared_layers > 0 else "groups of tasks have encoders of their own"
+        """Without shared blocks several groups have no state in common."""
+        if self.num_shared_layers > 0 or self._in_one_group:
+            return None
+        return "groups of tasks have encoders of their own"
 
     def shares_parameters(self) -> bool:
         """Whether several tasks share blocks or are in one group."""

@@ -22,9 +22,10 @@ class GradientWeighting(Weighting):
 
     Args:
         scope: the gradients that the method looks at. "all": those of all shared parameters; a number n: those of the
-            n highest blocks that tasks share; "representation": that of an offset added to each token's last shared
-            hidden state, (D,), which takes one backward pass through the encoder (what tasks share behind it, such as
-            a head of two tasks, then gets the plain sum). The weights are applied to all shared parameters.
+            n highest blocks that tasks share; "representation": that of an offset added to each token's last hidden
+            state that all tasks share, (D,), which takes one backward pass through the encoder (what tasks share
+            behind it, such as a head of two tasks, experts, a final normalisation behind blocks of their own, then
+            gets the plain sum). The weights are applied to all shared parameters.
         grouping: "whole": one weight a task for all parameters; "block": each block of the encoder (embeddings, what
             lies outside of blocks) is balanced for itself.
         engine: how each task's gradient is formed. "segmented": in one backward pass, over that task's rows alone;
@@ -93,10 +94,11 @@ class GramianWeighting(GradientWeighting):
         """Return the weight of each task's gradient.
 
         Args:
-            gramian_KK: inner products of the tasks' gradients G = J Jᵀ, float64 on the CPU, (K, K). With
-                `num_batches` = 3 the inner products between the first and the second batch, J_1 J_2ᵀ, which need not be
-                symmetric; the weights then apply to the third.
-            step: the step.
+            gramian_KK: inner products of the tasks' gradients G = J Jᵀ, float64 on the CPU, (K, K). Tasks of the step
+                that have no gradient of these parameters are left out, here and in `step`, unless `needs_tasks` is
+                "all" or none has one. With `num_batches` = 3 the inner products between the first and the second
+                batch, J_1 J_2ᵀ, which need not be symmetric; the weights then apply to the third.
+            step: the step, with these tasks.
 
         Returns:
             Weights, float64, (K,), finite for any finite Gramian (zeros and singular ones too).

@@ -37,7 +37,9 @@ def tasks(share_head=False):
     return found
 
 
-def model_of(family="bert", packed=None, num_shared_layers=None, share_head=False, model=None, pooling="mean"):
+def model_of(
+    family="bert", packed=None, num_shared_layers=None, share_head=False, model=None, pooling="mean", sharing=None
+):
     torch.manual_seed(0)
     encoder = Encoder(
         tiny_encoders.reference_model(family) if model is None else model,
@@ -46,8 +48,9 @@ def model_of(family="bert", packed=None, num_shared_layers=None, share_head=Fals
         packed=family in tiny_encoders.PACKED if packed is None else packed,
     )
     labels = {**LABELS, **({"mood2": LABELS["mood"]} if share_head else {})}
+    sharing = HardSharing(num_shared_layers=num_shared_layers) if sharing is None else sharing
     # eval: dropout off, so that a pass a task and one pass for all see the same.
-    return MultiTaskModel(encoder, HardSharing(num_shared_layers=num_shared_layers), tasks(share_head), labels).eval()
+    return MultiTaskModel(encoder, sharing, tasks(share_head), labels).eval()
 
 
 def batch(task, lengths, seed=0, num_labels=3):

@@ -30,6 +30,7 @@ from mtl_cli.gradients.segmented_layers import (
     sums,
     sums_by_product,
 )
+from mtl_cli.sharing import Grouped, Hierarchical
 from mtl_cli.training import AdamW
 from mtl_cli.training.clipping import clip_gradients
 from mtl_cli.types import UserError
@@ -266,7 +267,7 @@ def test_grouping_by_block_balances_each_block_by_itself(engine):
 
 
 def last_shared(num_shared_layers):
-    """From a model to the module whose outputs are the last that tasks share."""
+    """From a model to the module whose outputs are the last that all tasks share."""
     return lambda model: model.encoder if num_shared_layers is None else model.encoder.blocks[num_shared_layers - 1]
 
 
@@ -282,6 +283,24 @@ def test_the_representation_scope_weighs_by_the_gradient_of_an_offset(num_shared
     assert weighting.seen == pytest.approx(gramian, rel=1e-4, abs=1e-6 * float(gramian.max()))
     assert relative_error(found, {**expected.combined(gramian_weights(gramian)), **expected.own}) < 1e-5
     assert float(result.losses["nli"]) == pytest.approx(float(expected.losses[1]), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sharing", "num_common"),
+    [
+        (Grouped(groups=[["mood", "nli"], ["tags", "score"]], num_shared_layers=1), 1),
+        (Grouped(groups=[["mood", "nli"]], num_shared_layers=2), 2),
+        (Grouped(groups=[["mood", "nli", "tags", "score"]]), None),
+        (Hierarchical(levels={"tags": 1}), 1),
+        (Hierarchical(levels={"tags": 2, "score": 2, "mood": 2}), 2),
+    ],
+)
+def test_the_representation_is_what_all_tasks_share_and_not_some(sharing, num_common):
+    model, step = model_of(sharing=sharing), step_of()
+    gramian = offset_gramian(model, step, last_shared(num_common))
+    weighting = Probe(scope="representation")
+    run(model, weighting, [[step]])
+    assert weighting.seen == pytest.approx(gramian, rel=1e-4, abs=1e-6 * float(gramian.max()))
 
 
 def test_the_representation_scope_needs_a_shared_block():
