@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from mtl_cli.encoders import EncoderShape
 from mtl_cli.precision import Precision, check_device
 from mtl_cli.sharing import HardSharing, SharingStrategy
 from mtl_cli.tasks import Task
+from mtl_cli.training import fsdp
 from mtl_cli.training.loop import Loop
 from mtl_cli.training.run import Progression, TrainingRun
 from mtl_cli.types import NonNegativeFloat, PositiveFloat, PositiveInt, UserError
@@ -79,8 +81,15 @@ class Trainer:
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(f"trainer.best_metric: found {self.best_metric!r}, allowed: {', '.join(known)}{hint}")
 
-    def check_parallelism(self, weighting: Weighting, sharing: SharingStrategy) -> None:
-        """Refuse weightings and strategies that need more of a parameter than the part that a process has of it.
+    def check_parallelism(
+        self, weighting: Weighting, sharing: SharingStrategy, encoder: EncoderShape | None = None
+    ) -> None:
+        """Refuse what needs more of a parameter than the part that a process has of it, and what cannot be divided.
+
+        Args:
+            weighting: of the run.
+            sharing: of the run.
+            encoder: what is known of it before it is loaded.
 
         Raises:
             UserError: with what works.
@@ -109,6 +118,8 @@ class Trainer:
                 "without such rows would keep the others waiting; use sharing=hard with all layers shared, or "
                 "trainer=default"
             )
+        if encoder is not None:
+            encoder.check_has_blocks(*fsdp.NEEDS_BLOCKS)
 
     def fit(self, run: TrainingRun, resume: bool = False) -> Progression:
         """Train to the end and leave the best weights in `run.model`.
