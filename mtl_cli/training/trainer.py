@@ -33,8 +33,9 @@ class Trainer:
         num_micro_batches: cut each step into so many parts whose gradients add up (gradient accumulation): less memory,
             the same update.
         batch_tokens: most tokens that go through the model at once, padding of encoders that pad included: a step of
-            more is cut into micro-batches, so that its size and the update stay. auto: as many as memory holds, found
-            by trying the run's own steps before the first one and kept in the run folder.
+            more is cut into micro-batches, so that its size and the update stay; a longer row has one to itself. auto:
+            as many as memory holds, found by trying the run's own steps before the first one, and kept in the run
+            folder.
         activation_checkpointing: keep only what enters each block, and compute the rest again in the backward pass:
             far less memory, about a third more time.
         compile: compile the encoder's blocks (torch.compile), for any number of tokens; meant for GPUs. A weighting of

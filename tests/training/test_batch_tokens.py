@@ -192,6 +192,27 @@ def test_padding_counts_where_the_encoder_pads(tmp_path, slots_of_passes, sharin
     assert max(slots_of_passes) <= 60
 
 
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_row_above_the_bound_does_not_cut_the_others_one_by_one(tmp_path, monkeypatch, packing):
+    conf = tiny_project.write(tmp_path)
+    rows_of_pieces = []
+    step = GradientEngine.step
+
+    def spied(self, parts, tasks=None):
+        rows_of_pieces.append([np.concatenate([batch.lengths_B for batch in piece.values()]) for piece in parts[0]])
+        return step(self, parts, tasks)
+
+    monkeypatch.setattr(GradientEngine, "step", spied)
+    settings = [*tiny_project.TINY, "task=[reviews,pairs]", f"encoder.packing={packing}", "sampler.batch_size=16"]
+    settings += ["trainer.max_steps=4", "trainer.batch_tokens=22", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert _main(["train", "--config-dir", str(conf), *settings]) == 0
+    sizes = [[len(rows) * rows.max() if not packing else rows.sum() for rows in pieces] for pieces in rows_of_pieces]
+    assert max(map(max, sizes)) > 22  # of one row
+    for pieces, of_step in zip(rows_of_pieces, sizes, strict=True):
+        assert all(size <= 22 or len(rows) == 1 for rows, size in zip(pieces, of_step, strict=True))
+        assert len(pieces) < sum(map(len, pieces)), sizes
+
+
 @pytest.mark.parametrize("family", ["bert", "t5", "deberta-v2"])
 def test_slots_are_what_passes_compute(slots_of_passes, family):
     lengths = {"a": [5, 17, 2, 60], "b": [9, 3, 3, 3] * 40}
