@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from mtl_cli.distributed import launched
 from mtl_cli.distributed.ranks import alone
 from mtl_cli.gradients import GradientEngine
 from mtl_cli.sharing import TrainingMoment
+from mtl_cli.training.group_memory import bytes_left_in_groups
 from mtl_cli.training.live_memory import LiveMemory
 from mtl_cli.types import Step, UserError
 from mtl_cli.weighting import GradientWeighting, LossWeighting, Weighting
@@ -187,13 +187,5 @@ def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    available = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
-    try:  # what a container or a cluster's job may use, where that is less
-        allowed, used = (
-            (group / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current")
-        )
-        available = min(available, int(allowed) - int(used))
-    except (OSError, ValueError):
-        pass
-    return available // launched().local_world_size
+    available = min(int(psutil.virtual_memory().available), bytes_left_in_groups())
+    return int(available) // launched().local_world_size
