@@ -103,11 +103,13 @@ class Loop:
         self.started = time.monotonic() - self.state.seconds
 
     def _choose_batch_tokens(self) -> float:
-        """Most tokens at once; what was measured once holds for the whole run, however often it is resumed."""
+        """Most tokens at once; what was measured holds as long as as many processes share their machines' memory."""
         wanted = self.settings.batch_tokens
         if wanted != "auto":
             return math.inf if wanted is None else wanted
-        return measured_once(self.run.folder, _BATCH_TOKENS, lambda: measure_batch_tokens(self.engine, self.splits))
+        return measured_once(
+            self.run.folder, _BATCH_TOKENS, lambda: measure_batch_tokens(self.engine, self.splits), of_processes=True
+        )
 
     def run_to_end(self) -> Progression:
         """Train until the last step, an early stop, or a signal; see `Trainer.fit`."""
@@ -413,5 +415,6 @@ class Loop:
         self.stream.load_state_dict(state["stream"])
         self.run.weighting.load_state_dict(state["weighting"])
         self.run.metrics_file.truncate(state["metrics_position"])
-        restore_generators_of_rank(state, self.run.seed, self.state.step)
+        measures = self.settings.batch_tokens == "auto"
+        restore_generators_of_rank(state, self.run.seed, self.state.step, measures_batch_tokens=measures)
         log.info("resumed at step %d of %d", self.state.step, self.total_steps)

@@ -18,6 +18,7 @@ from mtl_cli.gradients import GradientEngine, Losses
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.training import batch_tokens
 from mtl_cli.training.batch_tokens import Tried, fit_batch_tokens, measure_batch_tokens
+from mtl_cli.training.checkpoint import Checkpoints
 from mtl_cli.training.live_memory import LiveMemory
 from mtl_cli.types import UserError
 from mtl_cli.weighting import DBMTL, RLW, Equal, GradDrop, MoDo, PCGrad
@@ -278,3 +279,36 @@ def test_out_of_memory_names_the_setting_that_is_too_high(tmp_path, monkeypatch,
     ):
         assert _main([*settings, *extra, f"hydra.run.dir={tmp_path / str(number)}"]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_with_another_number_of_processes_tokens_are_measured_again_and_the_log_says_so(tmp_path, monkeypatch, caplog):
+    conf, run = tiny_project.write(tmp_path), tmp_path / "run"
+    settings = [*tiny_project.TINY, "task=[reviews]", "trainer.batch_tokens=auto", "trainer.checkpoint_every_steps=1"]
+    monkeypatch.setattr(batch_tokens, "_free_bytes", lambda device: 2**28)
+    with monkeypatch.context() as patch:
+        patch.setattr(GradientEngine, "after_update", stop_at_step(3))
+        assert _main(["train", "--config-dir", str(conf), *settings, f"hydra.run.dir={run}"]) == 2
+    measured = json.loads((run / "measured.json").read_text())
+    assert measured["batch_tokens_num_processes"] == 1
+    # As if four processes had begun it.
+    (run / "measured.json").write_text(json.dumps({**measured, "batch_tokens": 8, "batch_tokens_num_processes": 4}))
+    monkeypatch.setattr(Checkpoints, "load", with_num_processes(Checkpoints.load, 4))
+    assert _main(["train", f"resume={run}"]) == 0
+    assert json.loads((run / "measured.json").read_text()) == measured
+    (said,) = (record.getMessage() for record in caplog.records if "was written by 4 processes" in record.getMessage())
+    assert "the tokens of trainer.batch_tokens=auto are measured anew, and sums are rounded otherwise" in said
+
+
+def stop_at_step(number):
+    after_update = GradientEngine.after_update
+
+    def stopping(self):
+        after_update(self)
+        if self.weighting.num_steps == number:
+            raise UserError("enough")
+
+    return stopping
+
+
+def with_num_processes(load, number):
+    return lambda *args: {**load(*args), "num_processes": number, "generators_of_others": []}
