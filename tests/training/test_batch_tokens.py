@@ -16,6 +16,8 @@ from mtl_cli.data import EncodedSplit
 from mtl_cli.encoders import Encoder
 from mtl_cli.gradients import GradientEngine, Losses
 from mtl_cli.model import MultiTaskModel
+from mtl_cli.sharing import MTRL, AdaShare
+from mtl_cli.sharing.adashare import SelectedBlock
 from mtl_cli.training import batch_tokens
 from mtl_cli.training.batch_tokens import Tried, fit_batch_tokens, measure_batch_tokens
 from mtl_cli.training.checkpoint import Checkpoints
@@ -129,8 +131,10 @@ def split_of(lengths):
 SPLITS = {"mood": split_of([5, 3, 9]), "nli": split_of([4, 4])}
 
 
-def engine_of(weighting):
+def engine_of(weighting, sharing=None):
     model = model_of()
+    if sharing is not None:
+        model = MultiTaskModel(model.encoder, sharing, dict(model.tasks), model.labels).eval()
     weighting.start(list(model.tasks), seed=3)
     return GradientEngine(model, weighting, Losses(model, "fp32", CPU))
 
@@ -312,3 +316,27 @@ def stop_at_step(number):
 
 def with_num_processes(load, number):
     return lambda *args: {**load(*args), "num_processes": number, "generators_of_others": []}
+
+
+@pytest.mark.usefixtures("small_machine")
+@pytest.mark.parametrize("settings", [{}, {"curriculum": True}, {"warmup_epochs": 3.0}], ids=str)
+def test_the_tries_are_steps_in_which_a_strategy_learns_and_warn_of_nothing(settings, caplog):
+    engine = engine_of(Equal(), AdaShare(**settings))
+    learns = []
+    step = engine.step
+
+    def looked_at(parts):
+        learns.append([block.learns for block in engine.model.modules() if isinstance(block, SelectedBlock)])
+        return step(parts)
+
+    engine.step = looked_at
+    measure_batch_tokens(engine, SPLITS)
+    assert learns
+    assert all(of_step == [True] * 3 for of_step in learns)
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+
+@pytest.mark.usefixtures("small_machine")
+def test_the_tries_do_not_say_that_a_prior_is_never_updated(caplog):
+    measure_batch_tokens(engine_of(Equal(), MTRL()), SPLITS)
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
