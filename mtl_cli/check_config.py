@@ -370,7 +370,7 @@ def _check_together(objects: Mapping[str, Any]) -> list[str]:
         lambda: objects["sampler"].batch_sizes(names),
         lambda: _check_sampler_fits(objects["weighting"], objects["sampler"]),
         lambda: objects["trainer"].check_tasks(tasks),
-        lambda: objects["trainer"].check_parallelism(objects["weighting"], objects["sharing"]),
+        lambda: objects["trainer"].check_parallelism(objects["weighting"], objects["sharing"], shape),
     ):
         try:
             check()

@@ -341,6 +341,11 @@ def hub_folders(tmp_path_factory):
             ["sharing=lora", "sharing.targets=[query,key,value]"],
             [r"sharing\.targets: found 'query', 'key', .*'deberta-v2'.* allowed: value, attention_output"],
         ),
+        (
+            "albert",
+            ["trainer=fsdp"],
+            [r"^trainer\.parallelism: found 'fsdp', which needs .* 2 blocks, .*'albert'.* any: trainer=default"],
+        ),
         ("deberta-v2", ["encoder.packing=true"], [r"encoder\.packing: true, but a 'deberta-v2' model"]),
         (
             "bert",

@@ -30,6 +30,7 @@ class _Settings:
 
     scale: float
     dropout: float
+    dropout_setting: str
     causal: bool
     window: int | None
 
@@ -43,6 +44,7 @@ def packed_attention(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
+    dropout_setting: str = "encoder.attention_dropout",
     sliding_window: int | None = None,
     is_causal: bool | None = None,
     layout: Layout | None = None,
@@ -61,6 +63,7 @@ def packed_attention(
         attention_mask: must be None: the layout says who sees whom.
         scaling: factor of the scores; None means 1 / sqrt(E).
         dropout: probability of dropping an attention weight.
+        dropout_setting: the key that sets it, for a warning of what it costs.
         sliding_window: a token sees tokens fewer than this many places away; None for all of its row.
         is_causal: overrides the module's.
         layout: where each row lies.
@@ -75,12 +78,13 @@ def packed_attention(
     settings = _Settings(
         scale=query_1HNE.shape[-1] ** -0.5 if scaling is None else scaling,
         dropout=dropout if module.training else 0.0,
+        dropout_setting=dropout_setting,
         causal=bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal,
         window=sliding_window,
     )
     # squeeze: the gradient of an index would be written into zeros.
     query_NHE, key_NHE, value_NHE = (x.squeeze(0).transpose(0, 1) for x in (query_1HNE, key_1HNE, value_1HNE))
-    if _varlen_serves(query_NHE, settings.dropout):
+    if _varlen_serves(query_NHE, settings):
         return _attend_varlen(query_NHE, key_NHE, value_NHE, layout, settings)[None], None
     return _attend_in_groups(query_NHE, key_NHE, value_NHE, layout, settings)[None], None
 
@@ -260,33 +264,48 @@ def varlen_window(causal: bool, sliding_window: int | None) -> tuple[int, int]:
     return (reach, 0 if causal else reach)
 
 
-def _varlen_serves(query_NHE: torch.Tensor, dropout: float) -> bool:
-    """Whether the variable-length kernel can compute this: half precision on a GPU, without dropout."""
+def _varlen_serves(query_NHE: torch.Tensor, settings: _Settings) -> bool:
+    """Whether the variable-length kernel can compute this: half precision on a GPU, without dropout.
+
+    Where that is what is asked for and the kernel cannot, a warning says why.
+    """
     if query_NHE.device.type != "cuda" or query_NHE.dtype not in (torch.float16, torch.bfloat16):
         return False
-    if query_NHE.shape[-1] % 8 != 0 or query_NHE.shape[-1] > 256 or not _varlen_exists():
-        return False
-    if dropout > 0.0:
-        _warn_of_dropout()
-        return False
-    return True
+    reason = _why_no_varlen() or why_not_of_width(query_NHE.shape[-1])
+    if reason is None and settings.dropout > 0.0:
+        reason = f"it has no dropout of attention weights (`{settings.dropout_setting}=0` does without)"
+    if reason is not None:
+        _warn_of_padding(reason)
+    return reason is None
+
+
+def why_not_of_width(head_width: int) -> str | None:
+    """Why the variable-length kernel cannot take heads of this width, or None where it can."""
+    if head_width % 8 == 0 and head_width <= 256:
+        return None
+    return f"heads are {head_width} wide, and it takes multiples of 8 up to 256"
 
 
 @cache
-def _varlen_exists() -> bool:
+def _why_no_varlen() -> str | None:
+    """Why there is no variable-length kernel on this machine, or None where there is one."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
-        return False
-    if not {"scale", "window_size"} <= set(inspect.signature(varlen_attn).parameters):  # in its first versions
-        return False
-    return torch.cuda.get_device_capability() >= (8, 0)
+        return f"torch {torch.__version__} has none"
+    if not {"scale", "window_size"} <= set(inspect.signature(varlen_attn).parameters):
+        return f"that of torch {torch.__version__}, an early version, takes no scale and no window"
+    major, minor = torch.cuda.get_device_capability()
+    if major < 8:
+        return f"it needs a GPU of compute capability 8.0 or above, and this one has {major}.{minor}"
+    return None
 
 
 @cache
-def _warn_of_dropout() -> None:
+def _warn_of_padding(reason: str) -> None:
+    """Warn once of each reason."""
     warnings.warn(
-        "Attention dropout keeps training off the GPU's variable-length attention kernel, which has none; rows are "
-        "padded in groups of similar length instead. `encoder.attention_dropout=0` avoids that.",
+        f"Attention does without the GPU's variable-length kernel: {reason}. Rows are padded in groups of similar "
+        "length instead.",
         stacklevel=2,
     )

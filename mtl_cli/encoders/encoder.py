@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mtl_cli.distributed.divided import is_divided
 from mtl_cli.encoders.attention import PACKED_ATTENTION
 from mtl_cli.encoders.compiling import is_compiled
 from mtl_cli.encoders.current_layout import use_layout
@@ -21,7 +22,7 @@ from mtl_cli.encoders.families import check_packing, first_position, max_length,
 from mtl_cli.encoders.grouping import group_for_passes
 from mtl_cli.encoders.last_block import leave_out_unread
 from mtl_cli.encoders.layout import Layout
-from mtl_cli.encoders.shape import EncoderShape, check_num_frozen_blocks, no_blocks
+from mtl_cli.encoders.shape import ANY_SHARING, EncoderShape, check_num_frozen_blocks, no_blocks
 from mtl_cli.encoders.shared_cast import share_casts
 from mtl_cli.encoders.sites import Site, SiteName, check_sites, find_sites
 from mtl_cli.types import Pooling, Step, UserError
@@ -101,14 +102,14 @@ class Encoder(nn.Module):
         check_sites(self.family, [name], setting)
         return find_sites(self.family, block, name)
 
-    def require_blocks(self, setting: str) -> nn.ModuleList:
-        """Return the blocks for a setting that cannot do without.
+    def require_blocks(self, setting: str, instead: str = ANY_SHARING) -> nn.ModuleList:
+        """Return the blocks for a setting that cannot do without; `instead` names what can.
 
         Raises:
             UserError: this family has no list of blocks.
         """
         if self._blocks_path is None:
-            raise UserError(no_blocks(setting, self.family, self.model.config.num_hidden_layers))
+            raise UserError(no_blocks(setting, self.family, self.model.config.num_hidden_layers, instead))
         return self.blocks
 
     def forward(self, input_ids_N: torch.Tensor, token_type_ids_N: torch.Tensor | None, layout: Layout) -> torch.Tensor:
@@ -162,10 +163,9 @@ class Encoder(nn.Module):
     def _encode_padded(
         self, input_ids_N: torch.Tensor, token_type_ids_N: torch.Tensor | None, layout: Layout
     ) -> torch.Tensor:
-        # Rows of tasks with texts of different lengths: a pass for each length, so that few are padded much. Where a
-        # strategy has layers inside of blocks, they may mix tasks, and all rows stay together.
+        # Rows of tasks with texts of different lengths: a pass for each length, so that few are padded much.
         groups = layout.kept("passes", lambda: layout.groups_for_passes(input_ids_N.device))
-        if len(groups) == 1 or self.has_foreign_layers:
+        if len(groups) == 1 or self.keeps_rows_together:
             return self._encode_padded_group(input_ids_N, token_type_ids_N, layout)
         hidden = []
         for group in groups:
@@ -200,9 +200,18 @@ class Encoder(nn.Module):
         """
         if self.packed or len(lengths_B) == 0:
             return int(lengths_B.sum())
-        if self.has_foreign_layers:
+        if self.keeps_rows_together:
             return len(lengths_B) * int(lengths_B.max())
         return sum(len(rows) * int(lengths_B[rows].max()) for rows in group_for_passes(lengths_B))
+
+    @property
+    def keeps_rows_together(self) -> bool:
+        """Whether rows of all lengths make one padded pass.
+
+        A strategy's layers inside of blocks may mix tasks. Of a divided model each pass gathers all blocks, and all
+        processes have to make as many, whatever the lengths of their rows.
+        """
+        return self.has_foreign_layers or is_divided(self.model)
 
     @property
     def has_foreign_layers(self) -> bool:

@@ -8,6 +8,9 @@ from typing import Any
 from mtl_cli.encoders.families import FAMILIES_OF_ONE_BLOCK
 from mtl_cli.types import UserError
 
+ANY_SHARING = "sharing=hard with sharing.num_shared_layers=null"
+"""How encoders without a list of blocks are shared."""
+
 
 @dataclass(frozen=True)
 class EncoderShape:
@@ -33,21 +36,25 @@ class EncoderShape:
             return None
         return cls(config.model_type, num_blocks, hidden_size, getattr(config, "num_attention_heads", None) or 1)
 
-    def check_has_blocks(self, setting: str) -> None:
+    def check_has_blocks(self, setting: str, instead: str = ANY_SHARING) -> None:
         """Refuse families that are known to have no list of blocks.
+
+        Args:
+            setting: what asks for one.
+            instead: settings that work with any encoder.
 
         Raises:
             UserError: naming the setting that asks for one.
         """
         if self.family in FAMILIES_OF_ONE_BLOCK:
-            raise UserError(no_blocks(setting, self.family, self.num_blocks))
+            raise UserError(no_blocks(setting, self.family, self.num_blocks, instead))
 
 
-def no_blocks(setting: str, family: str, num_blocks: int) -> str:
+def no_blocks(setting: str, family: str, num_blocks: int, instead: str = ANY_SHARING) -> str:
     """Say that a setting asks for blocks that a family does not have."""
     return (
         f"{setting} needs an encoder with a list of {num_blocks} blocks, which a '{family}' model does not have; "
-        "choose another encoder, or what works with any: sharing=hard with sharing.num_shared_layers=null"
+        f"choose another encoder, or what works with any: {instead}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from mtl_cli.sampling.all_tasks import AllTasks
 from mtl_cli.sampling.annealed import Annealed
-from mtl_cli.sampling.micro_batches import split_step
+from mtl_cli.sampling.micro_batches import split_by_tokens, split_step
 from mtl_cli.sampling.probability_sampler import ProbabilitySampler
 from mtl_cli.sampling.proportional import Proportional
 from mtl_cli.sampling.round_robin import RoundRobin
@@ -28,5 +28,6 @@ __all__ = [
     "assign_rows",
     "count_steps_per_epoch",
     "shard_step",
+    "split_by_tokens",
     "split_step",
 ]

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mtl_cli.sampling.micro_batches import divide_rows
+
 
 def shard_step(
     rows: Mapping[str, np.ndarray], lengths: Mapping[str, np.ndarray], num_shards: int
@@ -22,16 +24,7 @@ def shard_step(
         num_shards: how many processes there are.
     """
     tokens = np.concatenate([lengths[task][of_task] for task, of_task in rows.items()] or [np.zeros(0, dtype=np.int64)])
-    shard_of_row = assign_rows(tokens, num_shards)
-    shards: list[dict[str, np.ndarray]] = [{} for _ in range(num_shards)]
-    begin = 0
-    for task, of_task in rows.items():
-        of_shard = shard_of_row[begin : begin + len(of_task)]
-        begin += len(of_task)
-        for number, shard in enumerate(shards):
-            if len(mine := of_task[of_shard == number]):
-                shard[task] = mine
-    return shards
+    return divide_rows(rows, assign_rows(tokens, num_shards), num_shards)
 
 
 def assign_rows(lengths: np.ndarray, num_shards: int) -> np.ndarray:

@@ -228,8 +228,9 @@ def attend_within_rows(
     query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
     if layout.packed:
         attended_1NHE, _ = packed_attention(
-            _ACTIVE, query, key, value, None, dropout=dropout, is_causal=causal, layout=layout
-        )
+            _ACTIVE, query, key, value, None,
+            dropout=dropout, dropout_setting="sharing.dropout", is_causal=causal, layout=layout,
+        )  # fmt: skip
         return attended_1NHE.flatten(2)
     is_seen = layout.padding(query.device).is_real_BT[:, None, None, :]
     if causal:

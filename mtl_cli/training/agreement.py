@@ -108,13 +108,16 @@ def generators_of_all() -> dict[str, Any]:
     return state
 
 
-def restore_generators_of_rank(state: Mapping[str, Any], seed: int, step: int) -> None:
+def restore_generators_of_rank(
+    state: Mapping[str, Any], seed: int, step: int, measures_batch_tokens: bool = False
+) -> None:
     """Go on with this rank's random numbers; say what changes where there were more or fewer ranks.
 
     Args:
         state: of a checkpoint, see `generators_of_all`.
         seed: of the run.
         step: of the checkpoint, which begins the numbers of a rank that the checkpoint does not know.
+        measures_batch_tokens: whether the run measures how many tokens fit at once, anew with other processes.
     """
     before = state.get("num_processes", 1)
     others = [None, *state.get("generators_of_others", [])]
@@ -126,10 +129,11 @@ def restore_generators_of_rank(state: Mapping[str, Any], seed: int, step: int) -
     if before != num_ranks():
         log.warning(
             "the checkpoint was written by %s, and %s with it: the steps hold the same rows, divided otherwise. "
-            "Dropout leaves out other values, and sums are rounded otherwise, so that the run goes on as well but not "
+            "Dropout leaves out other values, %ssums are rounded otherwise, so that the run goes on as well but not "
             "bit for bit",
             _processes(before),
             "1 process goes on" if num_ranks() == 1 else f"{num_ranks()} go on",
+            "the tokens of trainer.batch_tokens=auto are measured anew, and " if measures_batch_tokens else "and ",
         )
 
 

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from mtl_cli.distributed import launched
 from mtl_cli.distributed.ranks import alone
 from mtl_cli.gradients import GradientEngine
 from mtl_cli.sharing import TrainingMoment
+from mtl_cli.training.group_memory import bytes_left_in_groups
 from mtl_cli.training.live_memory import LiveMemory
 from mtl_cli.types import Step, UserError
 from mtl_cli.weighting import GradientWeighting, LossWeighting, Weighting
@@ -33,6 +33,8 @@ _FIRST_TRY = {"cpu": 1024, "cuda": 4096}
 _SHARE_OF_FREE = {"cpu": 0.7, "cuda": 0.9}
 _STEP_BACK = 0.8
 _MOST = 2**20
+# Steps of the run whose first and last step the tries follow: behind all warm-ups a strategy may keep more.
+_LONG_RUN = 10**9
 
 _NOTHING_FITS = (
     "trainer.batch_tokens: auto, but not even one row fits into memory; lower tasks.<name>.max_length, set "
@@ -95,9 +97,9 @@ def fit_batch_tokens(attempt: Try, free: int, first_try: int, verify: bool) -> i
 def measure_batch_tokens(engine: GradientEngine, splits: Mapping[str, EncodedSplit]) -> int:
     """Find the tokens of a micro-batch that fit beside the model, its gradients and AdamW's moments.
 
-    The tries are steps of the run's own weighting, whose gradients of each task count too, in two micro-batches of the
-    longest rows of each task, whose attention needs most. Gradients, buffers, the weighting and random generators are
-    left as they were. Each of several processes tries by itself.
+    The tries are steps of the run's own weighting, whose gradients of each task count too, and of its strategy late in
+    training, in two micro-batches of the longest rows of each task, whose attention needs most. Gradients, buffers, the
+    weighting and random generators are left as they were. Each of several processes tries by itself.
 
     Args:
         engine: of the run, before its first step.
@@ -123,7 +125,8 @@ def measure_batch_tokens(engine: GradientEngine, splits: Mapping[str, EncodedSpl
 
     try:
         with torch.random.fork_rng([device] if kind == "cuda" else []):
-            model.sharing.start_step(model, TrainingMoment(0, 1, 1))
+            for step in (0, _LONG_RUN - 1):
+                model.sharing.start_step(model, TrainingMoment(step, total_steps=_LONG_RUN, steps_per_epoch=1))
             # The optimizer's moments are made in the first update.
             moments = 2 * sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
             free = int(_SHARE_OF_FREE[kind] * _free_bytes(device)) - moments
@@ -187,13 +190,5 @@ def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    available = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
-    try:  # what a container or a cluster's job may use, where that is less
-        allowed, used = (
-            (group / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current")
-        )
-        available = min(available, int(allowed) - int(used))
-    except (OSError, ValueError):
-        pass
-    return available // launched().local_world_size
+    available = min(int(psutil.virtual_memory().available), bytes_left_in_groups())
+    return int(available) // launched().local_world_size

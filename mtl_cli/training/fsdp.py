@@ -26,11 +26,18 @@ from mtl_cli.model import MultiTaskModel
 from mtl_cli.training.lazy_adamw import LAZY_ROWS, LazyAdamW
 from mtl_cli.types import UserError
 
+NEEDS_BLOCKS = ("trainer.parallelism: found 'fsdp', which", "trainer=default")
+"""What `Encoder.require_blocks` says: one block that is run over and over could only be gathered with all the rest."""
+
 
 def divide(model: MultiTaskModel, device: torch.device) -> None:
-    """Divide the encoder among all processes, block by block, on its way from the CPU to the device."""
+    """Divide the encoder among all processes, block by block, on its way from the CPU to the device.
+
+    Raises:
+        UserError: the encoder has no list of blocks.
+    """
     mesh = init_device_mesh(device.type, (num_ranks(),))
-    for module in (*model.encoder.blocks, model.encoder.model):
+    for module in (*model.encoder.require_blocks(*NEEDS_BLOCKS), model.encoder.model):
         divided = fully_shard(module, mesh=mesh)
         assert isinstance(divided, FSDPModule)
         # Losses are divided by the labels of all processes already: gradients are added up, not averaged.

@@ -19,7 +19,7 @@ from mtl_cli.encoders.compiling import compile_blocks
 from mtl_cli.evaluation import Evaluator, StopEvaluation, metric_records, score, sum_usage_over_ranks
 from mtl_cli.gradients import GradientEngine, Losses, StepResult
 from mtl_cli.precision import choose_device, choose_precision
-from mtl_cli.sampling import StepStream, shard_step, split_step
+from mtl_cli.sampling import StepStream, shard_step, split_by_tokens, split_step
 from mtl_cli.sharing import TrainingMoment
 from mtl_cli.stopping import Interrupted, StopRequest
 from mtl_cli.training import fsdp
@@ -103,11 +103,13 @@ class Loop:
         self.started = time.monotonic() - self.state.seconds
 
     def _choose_batch_tokens(self) -> float:
-        """Most tokens at once; what was measured once holds for the whole run, however often it is resumed."""
+        """Most tokens at once; what was measured holds as long as as many processes share their machines' memory."""
         wanted = self.settings.batch_tokens
         if wanted != "auto":
             return math.inf if wanted is None else wanted
-        return measured_once(self.run.folder, _BATCH_TOKENS, lambda: measure_batch_tokens(self.engine, self.splits))
+        return measured_once(
+            self.run.folder, _BATCH_TOKENS, lambda: measure_batch_tokens(self.engine, self.splits), of_processes=True
+        )
 
     def run_to_end(self) -> Progression:
         """Train until the last step, an early stop, or a signal; see `Trainer.fit`."""
@@ -222,26 +224,29 @@ class Loop:
             if any(name in part for part in parts)
         }
         shards = [shard_step(part, self.lengths, num_ranks()) if is_distributed() else [part] for part in parts]
-        count = self._num_micro_batches([shard for of_part in shards for shard in of_part])
-        parts = [of_part[rank()] for of_part in shards]
-        cut = [split_step(part, count) if count > 1 else [part] for part in parts]
+        of_ranks = [[self._micro_batches(shard) for shard in of_part] for of_part in shards]
+        cut = [of_part[rank()] for of_part in of_ranks]
         if self.divided:  # all processes gather the encoder's parameters at the same time, also without rows
             self.engine.losses.filler = self._first_row(rows)
         if is_distributed():
+            count = max(len(pieces) for of_part in of_ranks for pieces in of_part)
             cut = [[*pieces, *({} for _ in range(count - len(pieces)))] for pieces in cut]
         return [[self._to_device(self.stream.collate(piece)) for piece in pieces] for pieces in cut], tokens
 
-    def _num_micro_batches(self, shards: list[dict[str, np.ndarray]]) -> int:
-        """So many that no piece of any process's shard has more than `batch_tokens`, unless it is one row."""
+    def _micro_batches(self, rows: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """Cut rows into `num_micro_batches`, and those of more than `batch_tokens` further, but for single rows."""
         count = self.settings.num_micro_batches
-        if self.batch_tokens < math.inf:
-            count = max(count, math.ceil(max(map(self._num_tokens, shards)) / self.batch_tokens))
-            most_rows = max(sum(map(len, shard.values())) for shard in shards)
-            while count < most_rows and any(
-                self._num_tokens(piece) > self.batch_tokens for shard in shards for piece in split_step(shard, count)
-            ):
-                count += 1
-        return count
+        pieces = split_step(rows, count) if count > 1 else [rows]
+        if self.batch_tokens == math.inf:
+            return pieces
+        found = []
+        for piece in pieces:
+            if self._num_tokens(piece) <= self.batch_tokens:
+                found.append(piece)
+            else:
+                padded = not self.model.encoder.packed
+                found += split_by_tokens(piece, self.lengths, self.batch_tokens, padded=padded)
+        return found
 
     def _num_tokens(self, rows: Mapping[str, np.ndarray]) -> int:
         """Tokens of these rows, with padding where the encoder pads: memory goes by them."""
@@ -410,5 +415,6 @@ class Loop:
         self.stream.load_state_dict(state["stream"])
         self.run.weighting.load_state_dict(state["weighting"])
         self.run.metrics_file.truncate(state["metrics_position"])
-        restore_generators_of_rank(state, self.run.seed, self.state.step)
+        measures = self.settings.batch_tokens == "auto"
+        restore_generators_of_rank(state, self.run.seed, self.state.step, measures_batch_tokens=measures)
         log.info("resumed at step %d of %d", self.state.step, self.total_steps)

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from mtl_cli.data.cache import content_key, dataset_cache, make_once
-from mtl_cli.distributed.ranks import from_main, gather, is_main
+from mtl_cli.distributed.ranks import from_main, gather, is_main, num_ranks
 from mtl_cli.encoders import Encoder
 from mtl_cli.encoders.attention_choice import LENGTHS, LONGEST, measure_fused_from, use_fused_from
 from mtl_cli.errors import UserError
@@ -23,14 +23,23 @@ from mtl_cli.tracking import RunFolder
 _FUSED_FROM = "fused_attention_from_tokens"
 
 
-def measured_once(folder: RunFolder, key: str, measure: Callable[[], int]) -> int:
+def measured_once(folder: RunFolder, key: str, measure: Callable[[], int], of_processes: bool = False) -> int:
     """Return what the run measured under this name, or measure it now and write it down.
 
     Of several processes, the least that one of them measured holds for all.
+
+    Args:
+        folder: of the run.
+        key: the name.
+        measure: measures it, on each process.
+        of_processes: whether it depends on how many processes there are: then it is measured again with others.
     """
     measured: dict[str, int] = from_main(folder.read_measured() if is_main() else None)
-    if key not in measured:
+    count_key = f"{key}_num_processes"
+    if key not in measured or (of_processes and measured.get(count_key, num_ranks()) != num_ranks()):
         measured[key] = min(gather(measure()))
+        if of_processes:
+            measured[count_key] = num_ranks()
         if is_main():
             folder.write_measured(measured)
     return int(measured[key])

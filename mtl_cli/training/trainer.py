@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from mtl_cli.encoders import EncoderShape
 from mtl_cli.precision import Precision, check_device
 from mtl_cli.sharing import HardSharing, SharingStrategy
 from mtl_cli.tasks import Task
+from mtl_cli.training import fsdp
 from mtl_cli.training.loop import Loop
 from mtl_cli.training.run import Progression, TrainingRun
 from mtl_cli.types import NonNegativeFloat, PositiveFloat, PositiveInt, UserError
@@ -31,8 +33,9 @@ class Trainer:
         num_micro_batches: cut each step into so many parts whose gradients add up (gradient accumulation): less memory,
             the same update.
         batch_tokens: most tokens that go through the model at once, padding of encoders that pad included: a step of
-            more is cut into micro-batches, so that its size and the update stay. auto: as many as memory holds, found
-            by trying the run's own steps before the first one and kept in the run folder.
+            more is cut into micro-batches, so that its size and the update stay; a longer row has one to itself. auto:
+            as many as memory holds, found by trying the run's own steps before the first one, and kept in the run
+            folder.
         activation_checkpointing: keep only what enters each block, and compute the rest again in the backward pass:
             far less memory, about a third more time.
         compile: compile the encoder's blocks (torch.compile), for any number of tokens; meant for GPUs. A weighting of
@@ -79,8 +82,15 @@ class Trainer:
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(f"trainer.best_metric: found {self.best_metric!r}, allowed: {', '.join(known)}{hint}")
 
-    def check_parallelism(self, weighting: Weighting, sharing: SharingStrategy) -> None:
-        """Refuse weightings and strategies that need more of a parameter than the part that a process has of it.
+    def check_parallelism(
+        self, weighting: Weighting, sharing: SharingStrategy, encoder: EncoderShape | None = None
+    ) -> None:
+        """Refuse what needs more of a parameter than the part that a process has of it, and what cannot be divided.
+
+        Args:
+            weighting: of the run.
+            sharing: of the run.
+            encoder: what is known of it before it is loaded.
 
         Raises:
             UserError: with what works.
@@ -109,6 +119,8 @@ class Trainer:
                 "without such rows would keep the others waiting; use sharing=hard with all layers shared, or "
                 "trainer=default"
             )
+        if encoder is not None:
+            encoder.check_has_blocks(*fsdp.NEEDS_BLOCKS)
 
     def fit(self, run: TrainingRun, resume: bool = False) -> Progression:
         """Train to the end and leave the best weights in `run.model`.

@@ -7,12 +7,15 @@ import json
 import re
 import shutil
 from copy import deepcopy
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file, save_model
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from mtl_cli import sharing, weighting
 from mtl_cli.data import ConllSource, FileSource, prepare
@@ -20,7 +23,9 @@ from mtl_cli.distributed import launched, processes
 from mtl_cli.distributed.divided import is_divided
 from mtl_cli.distributed.processes import ALREADY_TOLD, check_folder_in_common, processes_of_run
 from mtl_cli.distributed.ranks import from_main, gather, is_main, num_ranks, rank, sum_in_buckets
-from mtl_cli.encoders import TransformerEncoder
+from mtl_cli.encoders import Encoder, TransformerEncoder
+from mtl_cli.encoders.dropout import fast_dropout
+from mtl_cli.encoders.grouping import group_for_passes
 from mtl_cli.evaluation import Evaluator
 from mtl_cli.gradients.ranks import sum_gradients_over_ranks
 from mtl_cli.model import MultiTaskModel
@@ -29,7 +34,7 @@ from mtl_cli.tasks import LinearHead, Regression, SingleTextClassification, Text
 from mtl_cli.tracking import Loggers, MetricsFile, NoMetricsFile, Progress, RunFolder, RunInfo
 from mtl_cli.training import AdamW, Constant, Trainer, TrainingRun, seed_everything
 from mtl_cli.training.agreement import check_agreement
-from mtl_cli.training.fsdp import load_weights, whole_weights
+from mtl_cli.training.fsdp import divide, load_weights, whole_weights
 from mtl_cli.types import UserError
 
 # Few rows of tasks of different sizes: most steps leave some process without some task.
@@ -57,6 +62,11 @@ MIXTURES = {
     "mixtures_pcgrad": (weighting.PCGrad(), sharing.HardSharing(), Uniform(batch_size=3), {}),
     "mixtures_moe": (weighting.DBMTL(), sharing.MoE(), Temperature(batch_size=3), {}),
 }
+
+
+def encoder_of_texts(**settings):
+    spec = TransformerEncoder(vocab_size=300, hidden_size=32, num_layers=2, num_heads=2, dropout=0.0, **settings)
+    return spec.build(["a fine film", "a dull song and a great meal"])
 
 
 def prepared(folder):
@@ -89,8 +99,7 @@ def prepared(folder):
         ),
     }
     seed_everything(1)
-    spec = TransformerEncoder(vocab_size=300, hidden_size=32, num_layers=2, num_heads=2, dropout=0.0)
-    encoder = spec.build(["a fine film", "a dull song and a great meal"])
+    encoder = encoder_of_texts()
     found = {
         name: prepare(task, encoder.tokenizer, seed=1, cache_dir=None, max_length_limit=encoder.max_length, name=name)
         for name, task in tasks.items()
@@ -137,6 +146,11 @@ def run_all(folder):
             for name, (weighs, strategy, sampler, settings) in MIXTURES.items():
                 fit(folder, name, parts, weighs, strategy, sampler, 70, log_every_steps=70, **settings)
             an_encoder_in_parts_learns_the_same(folder, parts)
+            an_encoder_in_parts_learns_by_losses_after_the_step(folder, parts)
+            an_encoder_in_parts_that_pads_makes_as_many_passes_on_all(folder, parts)
+            what_is_divided_stays_so()
+            an_encoder_without_a_list_of_blocks_is_not_divided(parts)
+            dropout_differs_between_ranks(folder, parts)
             a_run_of_one_process_goes_on_with_more(folder, parts)
             what_is_exchanged()
             folders_that_are_not_the_same_are_refused(folder)
@@ -170,6 +184,8 @@ def an_encoder_in_parts_learns_the_same(folder, parts):
     common = (parts, weighting.UncertaintyWeighting(), sharing.HardSharing(), UNEVEN, 20)
     model = fit(folder, "fsdp", *common, parallelism="fsdp", **settings)
     assert is_divided(model)
+    if is_main():  # resuming, below, writes on
+        shutil.copytree(run, folder / "fsdp_whole")
     assert len(model.encoder.blocks[0].attn.Wqkv.weight.to_local()) * 2 == len(model.encoder.blocks[0].attn.Wqkv.weight)
     check_agreement(model, {}, 20)
     first = load_file(folder / "fsdp.safetensors")
@@ -185,6 +201,74 @@ def an_encoder_in_parts_learns_the_same(folder, parts):
             torch.testing.assert_close(again[key], weight, atol=1e-6, rtol=0)
 
     weights_are_put_into_parts(folder, model, parts)
+
+
+def an_encoder_in_parts_learns_by_losses_after_the_step(folder, parts):
+    weighs, strategy, sampler, settings = SAME["famo"]
+    settings = {**settings, "log_every_steps": 4, "parallelism": "fsdp"}
+    fit(folder, "fsdp_famo", parts, weighs, strategy, sampler, 20, **settings)
+
+
+def an_encoder_in_parts_that_pads_makes_as_many_passes_on_all(folder, parts):
+    """Rows of each length would make a pass of their own in the whole of a model that pads."""
+    weighs, strategy, sampler, settings = SAME["uncertainty"]
+    settings = {**settings, "log_every_steps": 4, "parallelism": "fsdp"}
+    padding = encoder_of_texts(packing=False)
+    padding.load_state_dict(parts[0].state_dict())
+    groups = []
+    encode = Encoder._encode_padded_group
+
+    def counted(self, input_ids, token_types, layout):
+        groups.append(len(group_for_passes(layout.lengths)))
+        return encode(self, input_ids, token_types, layout)
+
+    with (
+        mock.patch("mtl_cli.encoders.grouping._PASS_COST", 0),
+        mock.patch.object(Encoder, "_encode_padded_group", counted),
+    ):
+        model = fit(folder, "fsdp_padded", (padding, *parts[1:]), weighs, strategy, sampler, 20, **settings)
+        assert model.encoder.num_slots(np.array([3, 9])) == 18
+    first, second = gather(groups)
+    assert len(first) == len(second)
+    assert sum(one != other for one, other in zip(first, second, strict=True)) > 5
+
+
+def what_is_divided_stays_so():
+    """Also behind a pass without gradients, which leaves the outermost module whole."""
+    model = nn.Sequential(nn.Linear(4, 4))
+    assert not is_divided(model)
+    fully_shard(model, mesh=init_device_mesh("cpu", (num_ranks(),)))
+    assert is_divided(model)
+    with torch.no_grad():
+        model(torch.ones(1, 4))
+    assert is_divided(model)
+
+
+def an_encoder_without_a_list_of_blocks_is_not_divided(parts):
+    encoder, tasks, data = parts
+    model = MultiTaskModel(deepcopy(encoder), sharing.HardSharing(), tasks, {name: data[name].labels for name in tasks})
+    model.encoder._blocks_path = None
+    with pytest.raises(UserError, match=r"^trainer.parallelism: found 'fsdp', which .* with any: trainer=default"):
+        divide(model, CPU)
+
+
+def dropout_differs_between_ranks(folder, parts):
+    """In a run: what would be dropped at each forward pass in training."""
+    weighs, strategy, sampler, _ = SAME["uncertainty"]
+    dropped = []
+    forward = MultiTaskModel.forward
+
+    def looked_at(self, step):
+        if self.training:
+            with torch.random.fork_rng([]):
+                dropped.append(fast_dropout(torch.ones(64), 0.5, training=True).tolist())
+        return forward(self, step)
+
+    with mock.patch.object(MultiTaskModel, "forward", looked_at):
+        fit(folder, "dropout", parts, weighs, strategy, sampler, 3)
+    first, second = gather(dropped)
+    assert first
+    assert not [draw for draw in first if draw in second]
 
 
 def weights_are_put_into_parts(folder, model, parts):
@@ -243,6 +327,8 @@ def every_row_is_scored_once(model, data):
     rows = []
     logits = Evaluator(CPU, "fp32", 64, lambda: False).logits(model, "names", split, rows.append)
     assert len(logits) == (len(split.labels) if is_main() else 0)
+    # Each process counts its own rows for all of them.
+    assert sum(gather(sum(rows))) == num_ranks() * len(split.lengths)
     if is_main():
         whole = model._logits("names", split, 8192)
         torch.testing.assert_close(torch.from_numpy(logits), torch.from_numpy(whole), atol=1e-5, rtol=1e-4)

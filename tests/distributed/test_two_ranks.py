@@ -21,6 +21,9 @@ from mtl_cli.tracking import read_metrics, without_clock
 RUN = ["task=[reviews,pairs,names]", "trainer.max_steps=36", "trainer.evaluate_every=18"]
 RUN += ["trainer.checkpoint_every_steps=7", "trainer.log_every_steps=2"]
 
+IN_PARTS = [("fsdp", "uncertainty"), ("fsdp_famo", "famo"), ("fsdp_padded", "uncertainty")]
+"""Runs of an encoder in parts, and the checks of a whole one that they are to equal."""
+
 
 class Runs:
     """What came of the runs of `fork_ranks.py`."""
@@ -130,12 +133,22 @@ def test_gates_are_counted_over_the_rows_of_all_processes(runs):
             assert values == pytest.approx(wanted, abs=2e-5)
 
 
-def test_an_encoder_in_parts_learns_what_a_whole_one_does(runs):
-    (expected, _), _ = runs.found("uncertainty")
-    found = load_file(runs.finished("two") / "fsdp.safetensors")
+@pytest.mark.parametrize(("name", "whole"), IN_PARTS)
+def test_an_encoder_in_parts_learns_what_a_whole_one_does(runs, name, whole):
+    (expected, _), _ = runs.found(whole)
+    found = load_file(runs.finished("two") / f"{name}.safetensors")
     assert expected.keys() == found.keys()
     for key, weight in expected.items():
         torch.testing.assert_close(found[key], weight, atol=1e-5, rtol=0, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize(("name", "whole"), IN_PARTS)
+def test_an_encoder_in_parts_has_the_losses_and_gradients_of_a_whole_one(runs, name, whole):
+    folder = runs.finished("two") / ("fsdp_whole" if name == "fsdp" else name)
+    one, two = (read_metrics(run / "metrics.jsonl") for run in (runs.folder / "one" / whole, folder))
+    assert any("train/grad_norm" in record for record in one)
+    for expected, found in zip(without_clock(one), without_clock(two), strict=True):
+        assert found == pytest.approx(expected, rel=2e-3, abs=1e-4, nan_ok=True)
 
 
 @pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])

@@ -1,5 +1,8 @@
 """Packed attention against attention computed a row at a time."""
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -162,3 +165,78 @@ def test_windows_of_the_variable_length_kernel():
     assert varlen_window(causal=True, sliding_window=None) == (-1, 0)
     assert varlen_window(causal=True, sliding_window=5) == (4, 0)
     assert varlen_window(causal=False, sliding_window=5) == (4, 4)
+
+
+class OnGPU:
+    """Queries on a GPU, as far as choosing a kernel goes."""
+
+    device = torch.device("cuda")
+    dtype = torch.bfloat16
+
+    def __init__(self, width):
+        self.shape = (5, 2, width)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU and a torch that have the variable-length kernel."""
+
+    def varlen_attn(query, *, scale, window_size):
+        raise NotImplementedError
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", SimpleNamespace(varlen_attn=varlen_attn))
+    for cached in (attention._why_no_varlen, attention._warn_of_padding):
+        cached.cache_clear()
+    yield monkeypatch
+    for cached in (attention._why_no_varlen, attention._warn_of_padding):
+        cached.cache_clear()
+
+
+def settings(dropout=0.0, setting="encoder.attention_dropout"):
+    return attention._Settings(scale=1.0, dropout=dropout, dropout_setting=setting, causal=False, window=None)
+
+
+def assert_warned_once(width, of, message):
+    with pytest.warns(UserWarning, match=message):
+        assert not attention._varlen_serves(OnGPU(width), of)
+    assert not attention._varlen_serves(OnGPU(width), of)  # a second warning would be an error
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_variable_length_kernel_serves_without_a_word():
+    assert attention._varlen_serves(OnGPU(64), settings())
+
+
+@pytest.mark.usefixtures("gpu")
+def test_heads_that_the_kernel_cannot_take_are_named_once():
+    assert_warned_once(20, settings(), r"variable-length kernel: heads are 20 wide, .* multiples of 8 up to 256")
+    assert_warned_once(264, settings(), "heads are 264 wide")
+
+
+def test_a_gpu_that_is_too_old_is_named_once(gpu):
+    gpu.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert_warned_once(64, settings(), r"capability 8\.0 or above, and this one has 7\.5")
+
+
+def test_a_torch_without_the_kernel_is_named_once(gpu):
+    gpu.setitem(sys.modules, "torch.nn.attention.varlen", None)
+    assert_warned_once(64, settings(), "torch .* has none")
+
+
+def test_an_early_version_of_the_kernel_is_named_once(gpu):
+    gpu.setitem(sys.modules, "torch.nn.attention.varlen", SimpleNamespace(varlen_attn=lambda query: query))
+    assert_warned_once(64, settings(), "an early version, takes no scale and no window")
+
+
+@pytest.mark.usefixtures("gpu")
+def test_dropout_is_named_by_the_key_that_sets_it_once_each():
+    for key in ("encoder.attention_dropout", "sharing.dropout"):
+        assert_warned_once(64, settings(0.1, key), rf"no dropout of attention weights \(`{key}=0` does without\)")
+
+
+def test_a_float32_query_and_one_on_a_cpu_go_without_a_word():
+    on_gpu = OnGPU(64)
+    on_gpu.dtype = torch.float32
+    assert not attention._varlen_serves(on_gpu, settings(0.1))
+    assert not attention._varlen_serves(torch.zeros(5, 2, 64, dtype=torch.bfloat16), settings(0.1))

@@ -21,6 +21,7 @@ from sharing.small_modules_tools import (
     reached_by,
 )
 
+from mtl_cli.encoders.attention import packed_attention
 from mtl_cli.sharing import parameter_partition
 from mtl_cli.sharing.pal import PAL, ProjectedAttention, attend_within_rows
 from mtl_cli.types import UserError
@@ -193,6 +194,19 @@ def test_dropout_acts_in_training_alone(make_encoder):
         for layer in layers:
             layer.training = True  # the rest stays in evaluation mode
         assert not torch.equal(hidden_of(encoder)[0], before_ND)
+
+
+def test_a_warning_of_its_dropout_names_the_setting_of_the_strategy(make_encoder, monkeypatch):
+    named = []
+
+    def looked_at(*args, dropout_setting, **settings):
+        named.append(dropout_setting)
+        return packed_attention(*args, **settings)
+
+    monkeypatch.setattr("mtl_cli.sharing.pal.packed_attention", looked_at)
+    encoder = attached(make_encoder, "bert", dropout=0.5).train()
+    hidden_of(encoder)
+    assert set(named) == {"sharing.dropout"}
 
 
 def test_a_frozen_encoder_trains_the_tasks_attention(make_encoder):

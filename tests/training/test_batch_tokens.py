@@ -16,8 +16,11 @@ from mtl_cli.data import EncodedSplit
 from mtl_cli.encoders import Encoder
 from mtl_cli.gradients import GradientEngine, Losses
 from mtl_cli.model import MultiTaskModel
+from mtl_cli.sharing import MTRL, AdaShare
+from mtl_cli.sharing.adashare import SelectedBlock
 from mtl_cli.training import batch_tokens
 from mtl_cli.training.batch_tokens import Tried, fit_batch_tokens, measure_batch_tokens
+from mtl_cli.training.checkpoint import Checkpoints
 from mtl_cli.training.live_memory import LiveMemory
 from mtl_cli.types import UserError
 from mtl_cli.weighting import DBMTL, RLW, Equal, GradDrop, MoDo, PCGrad
@@ -128,8 +131,10 @@ def split_of(lengths):
 SPLITS = {"mood": split_of([5, 3, 9]), "nli": split_of([4, 4])}
 
 
-def engine_of(weighting):
+def engine_of(weighting, sharing=None):
     model = model_of()
+    if sharing is not None:
+        model = MultiTaskModel(model.encoder, sharing, dict(model.tasks), model.labels).eval()
     weighting.start(list(model.tasks), seed=3)
     return GradientEngine(model, weighting, Losses(model, "fp32", CPU))
 
@@ -190,6 +195,27 @@ def test_padding_counts_where_the_encoder_pads(tmp_path, slots_of_passes, sharin
     assert _main(["train", "--config-dir", str(conf), *settings]) == 0
     assert len(slots_of_passes) > 4
     assert max(slots_of_passes) <= 60
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_row_above_the_bound_does_not_cut_the_others_one_by_one(tmp_path, monkeypatch, packing):
+    conf = tiny_project.write(tmp_path)
+    rows_of_pieces = []
+    step = GradientEngine.step
+
+    def spied(self, parts, tasks=None):
+        rows_of_pieces.append([np.concatenate([batch.lengths_B for batch in piece.values()]) for piece in parts[0]])
+        return step(self, parts, tasks)
+
+    monkeypatch.setattr(GradientEngine, "step", spied)
+    settings = [*tiny_project.TINY, "task=[reviews,pairs]", f"encoder.packing={packing}", "sampler.batch_size=16"]
+    settings += ["trainer.max_steps=4", "trainer.batch_tokens=22", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert _main(["train", "--config-dir", str(conf), *settings]) == 0
+    sizes = [[len(rows) * rows.max() if not packing else rows.sum() for rows in pieces] for pieces in rows_of_pieces]
+    assert max(map(max, sizes)) > 22  # of one row
+    for pieces, of_step in zip(rows_of_pieces, sizes, strict=True):
+        assert all(size <= 22 or len(rows) == 1 for rows, size in zip(pieces, of_step, strict=True))
+        assert len(pieces) < sum(map(len, pieces)), sizes
 
 
 @pytest.mark.parametrize("family", ["bert", "t5", "deberta-v2"])
@@ -257,3 +283,60 @@ def test_out_of_memory_names_the_setting_that_is_too_high(tmp_path, monkeypatch,
     ):
         assert _main([*settings, *extra, f"hydra.run.dir={tmp_path / str(number)}"]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_with_another_number_of_processes_tokens_are_measured_again_and_the_log_says_so(tmp_path, monkeypatch, caplog):
+    conf, run = tiny_project.write(tmp_path), tmp_path / "run"
+    settings = [*tiny_project.TINY, "task=[reviews]", "trainer.batch_tokens=auto", "trainer.checkpoint_every_steps=1"]
+    monkeypatch.setattr(batch_tokens, "_free_bytes", lambda device: 2**28)
+    with monkeypatch.context() as patch:
+        patch.setattr(GradientEngine, "after_update", stop_at_step(3))
+        assert _main(["train", "--config-dir", str(conf), *settings, f"hydra.run.dir={run}"]) == 2
+    measured = json.loads((run / "measured.json").read_text())
+    assert measured["batch_tokens_num_processes"] == 1
+    # As if four processes had begun it.
+    (run / "measured.json").write_text(json.dumps({**measured, "batch_tokens": 8, "batch_tokens_num_processes": 4}))
+    monkeypatch.setattr(Checkpoints, "load", with_num_processes(Checkpoints.load, 4))
+    assert _main(["train", f"resume={run}"]) == 0
+    assert json.loads((run / "measured.json").read_text()) == measured
+    (said,) = (record.getMessage() for record in caplog.records if "was written by 4 processes" in record.getMessage())
+    assert "the tokens of trainer.batch_tokens=auto are measured anew, and sums are rounded otherwise" in said
+
+
+def stop_at_step(number):
+    after_update = GradientEngine.after_update
+
+    def stopping(self):
+        after_update(self)
+        if self.weighting.num_steps == number:
+            raise UserError("enough")
+
+    return stopping
+
+
+def with_num_processes(load, number):
+    return lambda *args: {**load(*args), "num_processes": number, "generators_of_others": []}
+
+
+@pytest.mark.usefixtures("small_machine")
+@pytest.mark.parametrize("settings", [{}, {"curriculum": True}, {"warmup_epochs": 3.0}], ids=str)
+def test_the_tries_are_steps_in_which_a_strategy_learns_and_warn_of_nothing(settings, caplog):
+    engine = engine_of(Equal(), AdaShare(**settings))
+    learns = []
+    step = engine.step
+
+    def looked_at(parts):
+        learns.append([block.learns for block in engine.model.modules() if isinstance(block, SelectedBlock)])
+        return step(parts)
+
+    engine.step = looked_at
+    measure_batch_tokens(engine, SPLITS)
+    assert learns
+    assert all(of_step == [True] * 3 for of_step in learns)
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+
+@pytest.mark.usefixtures("small_machine")
+def test_the_tries_do_not_say_that_a_prior_is_never_updated(caplog):
+    measure_batch_tokens(engine_of(Equal(), MTRL()), SPLITS)
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []

@@ -90,3 +90,16 @@ def test_the_least_of_what_several_processes_lower_a_value_to_holds(tmp_path):
     for value in (5, 2, 3):
         lower_measured(run, "a", value)
     assert run.read_measured() == {"a": 2, "b": 4}
+
+
+def test_what_depends_on_the_number_of_processes_is_measured_again_with_others(tmp_path, monkeypatch):
+    run = RunFolder.create(tmp_path / "run")
+    assert measured_once(run, "a", lambda: 8, of_processes=True) == 8
+    assert measured_once(run, "b", lambda: 5) == 5
+    monkeypatch.setattr(measured_choices, "num_ranks", lambda: 4)
+    assert measured_once(run, "b", lambda: 6) == 5
+    assert measured_once(run, "a", lambda: 2, of_processes=True) == 2
+    assert measured_once(run, "a", lambda: 9, of_processes=True) == 2
+    assert run.read_measured() == {"a": 2, "a_num_processes": 4, "b": 5}
+    lower_measured(run, "a", 1)
+    assert measured_once(run, "a", lambda: 9, of_processes=True) == 1
