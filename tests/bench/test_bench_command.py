@@ -174,6 +174,25 @@ def test_settings_without_effect_are_named(bench, caplog):
     ]
 
 
+def test_settings_of_training_are_followed_or_named_with_made_up_tasks(bench, monkeypatch, caplog):
+    compiled, checkpointed = [], []
+    monkeypatch.setattr("mtl_cli.bench.tasks.compile_blocks", compiled.append)
+    monkeypatch.setattr("mtl_cli.encoders.Encoder.checkpoint_activations", lambda encoder: checkpointed.append(encoder))
+    tasks = ["of=tasks", "bench.num_tasks=[2]", "bench.tokens=512", "bench.rows=256"]
+    bench(*tasks, "trainer.compile=true", "trainer.activation_checkpointing=true", "optimizer.lr=0.001")
+    assert len(compiled) == len(set(map(id, compiled))) == 2
+    assert compiled == checkpointed
+    assert not [message for message in caplog.messages if "no effect" in message]  # 0.001 is the encoder's own
+    bench(*tasks, "trainer.batch_tokens=100", "trainer.max_grad_norm=null", "optimizer.lr=1", "optimizer.beta1=0.8")
+    assert len(compiled) == len(checkpointed) == 2
+    assert [message for message in caplog.messages if "no effect" in message] == [
+        "trainer.batch_tokens: found 100, which has no effect with of=tasks",
+        "trainer.max_grad_norm: found None, which has no effect with of=tasks",
+        "optimizer.lr: found 1, which has no effect with of=tasks",
+        "optimizer.beta1: found 0.8, which has no effect with of=tasks",
+    ]
+
+
 def test_the_loops_moments_add_up(bench):
     printed, report = bench("of=loop", "trainer.max_steps=3", "trainer.evaluate_every=2")
     figures = report["figures"]
