@@ -29,9 +29,9 @@ def test_a_machine_without_a_gpu_is_refused(gpu_check, tmp_path, capsys):
 def test_the_rehearsal_runs_every_check(gpu_check, tmp_path, capsys):
     assert gpu_check.main(["--cpu", "--no-benchmarks", str(tmp_path / "a.json")]) == 0
     found = json.loads((tmp_path / "a.json").read_text())
-    assert [check["passed"] for check in found["checks"]] == [True] * 9
+    assert [check["passed"] for check in found["checks"]] == [True] * 11
     assert all(check["error"] <= check["tolerance"] for check in found["checks"])
-    assert capsys.readouterr().out.count("passed: ") == 9
+    assert capsys.readouterr().out.count("passed: ") == 11
 
 
 def test_the_trainer_is_compared_at_its_own_batch_size(gpu_check, tmp_path, monkeypatch):
