@@ -46,6 +46,10 @@ def write_bert_base(folder: Path) -> None:
     BundledMiniLM().load_tokenizer().save_pretrained(folder)
 
 
+ONE_PASS = ", padded in one pass"
+"""Behind the name of a benchmark in which all rows of a step are padded to the longest, in the order drawn."""
+AS_DRAWN = ["encoder.packing=false", "sampler.bucket_window=0"]
+
 LIKE_THE_BASELINES = ["sampler=proportional", "sampler.batch_size=32"]
 """32 rows an update, as those of the Trainer, and as many updates."""
 
@@ -62,7 +66,7 @@ def benchmarks(folder: Path, cpu: bool) -> dict[str, list[str]]:
         ]  # fmt: skip
         return {
             "step": tiny,
-            "step, padded": [*tiny, "encoder.packing=false"],
+            f"step{ONE_PASS}": [*tiny, *AS_DRAWN],
             "step, compiled": [*tiny, "trainer.compile=true"],
             "trainer": ["of=trainer", *tiny, *LIKE_THE_BASELINES],
             "tasks": ["of=tasks", *tiny],
@@ -79,7 +83,7 @@ def benchmarks(folder: Path, cpu: bool) -> dict[str, list[str]]:
         bert = ["encoder=huggingface", f"encoder.path={folder / 'bert'}", "encoder.pooling=mean", *large]
         found = {
             "step, BERT-base": [*bert, "encoder.dropout=0"],
-            "step, BERT-base, padded": [*bert, "encoder.dropout=0", "encoder.packing=false"],
+            f"step, BERT-base{ONE_PASS}": [*bert, "encoder.dropout=0", *AS_DRAWN],
             "step, BERT-base, compiled": [*bert, "encoder.dropout=0", "trainer.compile=true"],
             "step, BERT-base, dropout but of attention": [*bert, "encoder.attention_dropout=0"],
             "step, BERT-base, dropout": bert,
@@ -102,7 +106,9 @@ def run_benchmarks(folder: Path, cpu: bool, deadline: float, tell: Callable[[str
             tell(name, {"skipped": "no time left"})
             continue
         file = folder / f"{number}.json"
-        command = [sys.executable, "-m", "mtl_cli", "bench", *words, "bench.force=true", f"bench.json={file}"]
+        one_pass = str(Path(__file__).with_name("bench_one_pass.py"))
+        program = [one_pass] if name.endswith(ONE_PASS) else ["-m", "mtl_cli", "bench"]
+        command = [sys.executable, *program, *words, "bench.force=true", f"bench.json={file}"]
         print(f"\n{name}: mtl bench {' '.join(words)}", flush=True)
         try:
             done = subprocess.run(
@@ -128,11 +134,16 @@ def aims_of(found: Mapping[str, Any]) -> dict[str, bool | None]:
         aims[f"{name}: at least {least:.0%} of the matrix-product rate"] = (
             None if reached is None else reached["median"] >= least
         )
-    packed, padded = (speed(name, "tokens_per_second") for name in ("step, BERT-base", "step, BERT-base, padded"))
-    padding = speed("step, BERT-base, padded", "padding_linear")
-    aims["unpadded at least 0.9 / (1 - padded fraction) times padded"] = (
-        None if packed is None or padded is None else packed["median"] / padded["median"] >= 0.9 / (1 - padding)
-    )
+    for unpadded in ("step, BERT-base", "step"):  # of a GPU, of the rehearsal
+        if unpadded == "step" and f"step{ONE_PASS}" not in found:
+            continue
+        packed, padded = (speed(name, "tokens_per_second") for name in (unpadded, unpadded + ONE_PASS))
+        padding = speed(unpadded + ONE_PASS, "padding_linear")
+        aim, reached = f"{unpadded}: at least 0.9 / (1 - padded fraction) times as fast as{ONE_PASS[1:]}", None
+        if packed is not None and padded is not None:
+            ratio, least = packed["median"] / padded["median"], 0.9 / (1 - padding)
+            aim, reached = f"{aim} ({ratio:.2f} measured, {least:.2f} aimed at)", ratio >= least
+        aims[aim] = reached
     for eager in ("step, BERT-base", "step"):  # of a GPU, of the rehearsal
         if f"{eager}, compiled" in found:
             plain, compiled = (speed(name, "tokens_per_second") for name in (eager, f"{eager}, compiled"))

@@ -15,6 +15,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
@@ -22,7 +23,8 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mtl_cli.bench.single_task import stock_encoder
-from mtl_cli.bench.synthetic import SyntheticRun, make_step
+from mtl_cli.bench.synthetic import SyntheticRun, make_step, told_of_tasks
+from mtl_cli.build import instantiate
 from mtl_cli.data import TaskData
 from mtl_cli.data.encoded import EncodedSplit
 from mtl_cli.encoders import Encoder, Layout, attention
@@ -31,16 +33,17 @@ from mtl_cli.model import MultiTaskModel
 from mtl_cli.precision import autocast
 from mtl_cli.sampling import AllTasks
 from mtl_cli.saved_model import UnavailableSource
-from mtl_cli.sharing import HardSharing
+from mtl_cli.sharing import HardSharing, TrainingMoment
 from mtl_cli.tasks import SingleTextClassification
 from mtl_cli.tracking import Loggers, NoMetricsFile, Progress, RunFolder, RunInfo
 from mtl_cli.training import AdamW, Constant, Trainer, TrainingRun
 from mtl_cli.training.loop import Loop
-from mtl_cli.weighting import Equal, PCGrad
+from mtl_cli.weighting import FAMO, RLW, Equal, PCGrad, UncertaintyWeighting, Weighting
 
 LENGTHS = np.array([3, 64, 17, 1, 40, 128, 9, 64])
 WARM_STEPS, WATCHED_STEPS = 3, 5
 WEIGHTS_BF16 = 5e-2  # gradients that have come through two blocks in bf16
+SHARING = Path(__file__).parents[1] / "conf/sharing"
 
 
 @dataclass
@@ -280,10 +283,12 @@ def split_of_rows(num_rows: int, seed: int) -> EncodedSplit:
     )
 
 
-def training_loop(device: torch.device, folder: Path) -> Loop:
+def training_loop(
+    device: torch.device, folder: Path, weighting: Weighting, class_weights: list[float] | None = None
+) -> Loop:
     """The loop of a run of two tasks in bf16, whose rows, and so lengths, differ from step to step."""
     names = ("a", "b")
-    tasks = {name: SingleTextClassification(source=UnavailableSource()) for name in names}
+    tasks = {name: SingleTextClassification(source=UnavailableSource(), class_weights=class_weights) for name in names}
     labels = {name: ["x", "y", "z"] for name in names}
     split = {name: split_of_rows(64, seed) for seed, name in enumerate(names)}
     data = {name: TaskData({"train": split[name], "validation": split[name]}, {}, labels[name]) for name in names}
@@ -291,7 +296,7 @@ def training_loop(device: torch.device, folder: Path) -> Loop:
         model=MultiTaskModel(small_encoder(packed=True), HardSharing(), tasks, labels),
         data=data,
         sampler=AllTasks(batch_size=8, bucket_window=0),
-        weighting=Equal(),
+        weighting=weighting,
         optimizer=AdamW(),
         schedule=Constant(),
         folder=RunFolder(folder),
@@ -322,15 +327,86 @@ def no_waiting(device: torch.device) -> Iterator[None]:
 
 def check_waiting(device: torch.device) -> Check:
     """Warm training steps, from drawing rows to the optimizer's update, do not wait for the GPU."""
-    with TemporaryDirectory(prefix="mtl-gpu-check-") as name:
-        loop = training_loop(device, Path(name))
-        for _ in range(WARM_STEPS):
-            loop._train_step()
-        with no_waiting(device):
-            for _ in range(WATCHED_STEPS):
+    cases: dict[str, tuple[Weighting, list[float] | None]] = {
+        "equal": (Equal(), None),
+        "equal with class weights": (Equal(), [1.0, 2.0, 3.0]),
+        "uncertainty": (UncertaintyWeighting(), None),
+        "famo": (FAMO(), None),
+        "rlw": (RLW(), None),
+    }
+    waiting = []
+    for name, (weighting, class_weights) in cases.items():
+        with TemporaryDirectory(prefix="mtl-gpu-check-") as folder:
+            loop = training_loop(device, Path(folder), weighting, class_weights)
+            for _ in range(WARM_STEPS):
                 loop._train_step()
-        watched = "watched by torch" if device.type == "cuda" else "not watched on a CPU"
-        return Check("steps that wait for the GPU", 0.0, 0.0, note=f"{WATCHED_STEPS} steps, {watched}")
+            try:
+                with no_waiting(device):
+                    for _ in range(WATCHED_STEPS):
+                        loop._train_step()
+            except RuntimeError as error:
+                waiting.append(f"{name}: {reason_of(error)}")
+    watched = "watched by torch" if device.type == "cuda" else "not watched on a CPU"
+    note = "; ".join([f"{WATCHED_STEPS} steps under each of {', '.join(cases)}, {watched}", *waiting])
+    return Check("weightings of losses under which steps wait for the GPU", float(len(waiting)), 0.0, note=note)
+
+
+def strategy_step(settings: Path, device: torch.device, precision: Any) -> dict[str, torch.Tensor]:
+    """Gradients, losses and penalties of a training step of three tasks under a sharing strategy, without dropout."""
+    names = [f"task{i}" for i in range(3)]
+    told = told_of_tasks(yaml.safe_load(settings.read_text(encoding="utf-8")), names)
+    if "dropout" in told:
+        told["dropout"] = 0.0
+    run = SyntheticRun(small_encoder(packed=True), instantiate(told), 3, 512, device, precision, lazy=False)
+    for module in run.model.modules():  # of the heads
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    engine = run.engine(Equal())
+    run.model.sharing.start_step(run.model, TrainingMoment(0, 1000, 100))
+    result = engine.step([[run.step_of_rows]])
+    found = {name: p.grad.clone() for name, p in run.model.named_parameters() if p.grad is not None}
+    run.update()
+    engine.after_update()
+    return found | {f"loss of {name}": loss for name, loss in (result.losses | result.penalties).items()}
+
+
+def part_of(name: str) -> str:
+    """Whose numbers are compared with each other's size: the encoder's, the heads', or those of one loss."""
+    return name if name.startswith("loss of ") else name.partition(".")[0]
+
+
+def check_strategies(device: torch.device, precision: Any, tolerance: float) -> Check:
+    """A training step on the device under each shipped sharing strategy against the CPU in float32."""
+    errors, failed = [0.0], []
+    files = sorted(SHARING.glob("*.yaml"))
+    for file in files:
+        try:
+            found, expected = strategy_step(file, device, precision), strategy_step(file, torch.device("cpu"), "fp32")
+            scales: dict[str, float] = {}  # of the encoder's gradients, of the heads', of each loss
+            for name, e in expected.items():
+                scales[part_of(name)] = max(scales.get(part_of(name), 1e-6), float(e.abs().max()))
+            error = largest(
+                float((found[name].cpu() - e).abs().max()) / scales[part_of(name)] for name, e in expected.items()
+            )
+            reason = f"{error:.1e}"
+        except Exception as raised:  # whatever is wrong with one strategy, the others are run
+            error, reason = float("inf"), reason_of(raised)
+        errors.append(error)
+        if not error <= tolerance:
+            failed.append(f"{file.stem} ({reason})")
+    note = f"{len(files)} strategies" + (f"; failed: {', '.join(failed)}" if failed else "")
+    name = f"a training step under each sharing strategy, {precision}, against fp32 on the CPU"
+    return Check(name, largest(errors), tolerance, note=note)
+
+
+def check_strategies_fp32(device: torch.device) -> Check:
+    """A training step under each sharing strategy, fp32, against the CPU."""
+    return check_strategies(device, "fp32", 1e-4)
+
+
+def check_strategies_bf16(device: torch.device) -> Check:
+    """A training step under each sharing strategy, bf16, against the CPU in float32."""
+    return check_strategies(device, "bf16", 3e-2)
 
 
 def check_compiled(device: torch.device) -> Check:
@@ -362,8 +438,14 @@ def check_compiled(device: torch.device) -> Check:
 
 CHECKS: tuple[Callable[[torch.device], Check], ...] = (
     check_attention, check_kernel, check_attention_gradients, check_weight_gradients, check_packed, check_step,
-    check_engines, check_waiting, check_compiled,
+    check_engines, check_strategies_fp32, check_strategies_bf16, check_waiting, check_compiled,
 )  # fmt: skip
+
+
+def reason_of(error: Exception) -> str:
+    """What was raised, and where."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error}"[:500] + f" ({Path(place.filename).name}:{place.lineno})"
 
 
 def run_checks(device: torch.device) -> list[Check]:
@@ -376,9 +458,7 @@ def run_checks(device: torch.device) -> list[Check]:
             check = make(device)
             check.passed = check.error <= check.tolerance
         except Exception as error:  # whatever a kernel raises, the others are run
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f" ({Path(place.filename).name}:{place.lineno})"
-            check = Check((make.__doc__ or "").rstrip("."), note=f"{type(error).__name__}: {error}"[:500] + where)
+            check = Check((make.__doc__ or "").rstrip("."), note=reason_of(error))
         check.seconds = time.monotonic() - began
         found.append(check)
         word = "passed" if check.passed else "FAILED"

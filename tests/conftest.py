@@ -57,3 +57,17 @@ def script() -> Iterator[Callable[[str], ModuleType]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).parents[1] / "scripts")
         yield importlib.import_module
+
+
+@pytest.fixture
+def tiny_benchmark(script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports a benchmark of scripts/ by its name, on an encoder of two small blocks."""
+    from encoders import tiny_encoders
+
+    def load(name: str) -> ModuleType:
+        monkeypatch.setattr(script("bench_steps"), "make_encoder", tiny_encoders.for_benchmarks)
+        module = script(name)
+        monkeypatch.setattr(module, "keep_freed_memory", lambda: True)  # it holds for the rest of the process
+        return module
+
+    return load

@@ -1,11 +1,9 @@
 """The benchmark runs with a tiny encoder; its figures are measured, not tested."""
 
-import importlib
 import json
 from pathlib import Path
 
 import pytest
-from encoders import tiny_encoders
 
 from mtl_cli.sharing import HardSharing
 
@@ -13,13 +11,8 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    """The script, on an encoder of two small blocks, for two strategies: hard sharing, and one block of each task."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    monkeypatch.setattr(importlib.import_module("bench_steps"), "make_encoder", tiny_encoders.for_benchmarks)
-    module = importlib.import_module("bench_sharing")
-    monkeypatch.setattr(module, "keep_freed_memory", lambda: True)  # it holds for the rest of the process
-    return module
+def bench(tiny_benchmark):
+    return tiny_benchmark("bench_sharing")
 
 
 ARGUMENTS = ["--tasks", "2", "3", "--tokens", "512", "--rounds", "2", "--device", "cpu", "--force", "--no-memory"]

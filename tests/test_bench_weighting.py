@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from encoders import tiny_encoders
 
 from mtl_cli.sharing import HardSharing
 
@@ -18,13 +17,8 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    """The script, on an encoder of two small blocks."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    monkeypatch.setattr(importlib.import_module("bench_steps"), "make_encoder", tiny_encoders.for_benchmarks)
-    module = importlib.import_module("bench_weighting")
-    monkeypatch.setattr(module, "keep_freed_memory", lambda: True)  # it holds for the rest of the process
-    return module
+def bench(tiny_benchmark):
+    return tiny_benchmark("bench_weighting")
 
 
 ARGUMENTS = ["--tokens", "512", "--rounds", "2", "--device", "cpu", "--force"]

@@ -259,7 +259,14 @@ def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing_behind(project,
     ):
         assert word in printed
     assert "operations of a step: 1.00" in printed
+    assert "not counted: libraries, machine code that oneDNN makes for new shapes, free pieces of the heap." in printed
+    assert "whole step" not in printed
     assert not run.exists()
+    cut = ["trainer.num_micro_batches=2", "trainer.batch_tokens=auto"]
+    assert _main(["train", "--config-dir", str(project), *arguments, *cut]) == 0
+    assert "those of a whole step, but trainer.num_micro_batches=2 cuts it into 2 parts" in capsys.readouterr().out
+    assert _main(["train", "--config-dir", str(project), *arguments, "trainer.batch_tokens=20", *cut[:1]]) == 0
+    assert "whole step" not in capsys.readouterr().out  # but of 20 tokens
     assert _main(["train", "--config-dir", str(project), *arguments, "optimizer.lr=-1"]) == 2
     assert "optimizer.lr: found -1" in capsys.readouterr().err
 

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -106,7 +108,7 @@ def watch_run(run: Callable[[], object], further: Sequence[Watched], device: tor
 
 
 def bench_loop(
-    run: Callable[[int], object],
+    run: Callable[[Path], object],
     further: Sequence[Watched],
     settings: BenchSettings,
     title: str,
@@ -115,8 +117,10 @@ def bench_loop(
 ) -> BenchReport:
     """Watch whole runs, one after the other; the first, which loads what later ones find loaded, stands by itself.
 
+    Each `mtl train` is such a first run of its process: the aim is judged of both.
+
     Args:
-        run: makes the run of this number.
+        run: makes a run in this folder, which is removed after it.
         further: what else to watch.
         settings: how to measure.
         title: what is run.
@@ -125,7 +129,8 @@ def bench_loop(
     """
     runs = []
     for number in range(settings.rounds + 1):
-        runs.append(watch_run(partial(run, number), further, device))
+        with TemporaryDirectory(prefix="mtl-bench-") as folder:
+            runs.append(watch_run(partial(run, Path(folder) / "run"), further, device))
         log.info("run %d of %d: %s outside", number + 1, settings.rounds + 1, share(runs[-1].outside_share))
     first, *runs = runs
     names = {name: None for one in runs for name in one.seconds}
@@ -141,6 +146,7 @@ def bench_loop(
     outside_share = Spread.of([one.outside_share for one in runs])
     rows.append(["all of it", f"{inside:.2f}", share(1.0), ""])
     rows.append(["outside of forward, backward, optimizer", f"{outside:.2f}", _shares(outside_share), ""])
+    rows.append(["outside in the first run", f"{first.outside:.2f}", share(first.outside_share), ""])
     of_steps = [value for one in runs for value in one.shares_of_steps[1:]]
     per_step = Spread.of(of_steps) if of_steps else None
     setup = statistics.median(one.setup_seconds for one in runs)
@@ -154,8 +160,9 @@ def bench_loop(
         "runs": [asdict(one) for one in (first, *runs)],
     }
     notes = [
-        f"{settings.rounds} runs one after the other in one process, medians and quartiles; the first, in which what "
-        f"later ones find loaded is loaded (scikit-learn, for one), is left out: {share(first.outside_share)} outside",
+        f"{settings.rounds + 1} runs one after the other in one process: medians and quartiles of {settings.rounds}, "
+        "and the first by itself, in which what later ones find loaded is loaded (scikit-learn, for one), as in each "
+        "mtl train",
         f"set-up before the first step: {setup:.1f} s more, which `of=startup` is about",
         "each moment's own time: what is called inside of it and has a row counts there alone",
     ]
@@ -173,7 +180,10 @@ def bench_loop(
         rows,
         figures,
         notes,
-        {f"at most {share(AIM)} outside": outside_share.median <= AIM},
+        {
+            f"at most {share(AIM)} outside": outside_share.median <= AIM,
+            f"at most {share(AIM)} outside in the first run": first.outside_share <= AIM,
+        },
     )
 
 

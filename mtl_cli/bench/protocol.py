@@ -8,17 +8,18 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import psutil
 import torch
 
 from mtl_cli.errors import UserError
+from mtl_cli.sweeps.resources import usable_cores
 
-MAX_LOAD = 0.5
-"""Most load a core, over the last minute, at which figures are one's own."""
+_Value = TypeVar("_Value")
+
 MAX_BUSY = 0.25
-"""Most share of the processor in use while nothing of ours runs, where the load says that something did."""
+"""Most share of the cores that we may use which other programs may take."""
 _LOOK_SECONDS = 2.0
 
 STEP_0_TOLERANCE = {"fp32": 1e-5, "bf16": 1e-3}
@@ -132,23 +133,23 @@ def timed(step: Callable[[], object], device: torch.device) -> tuple[float, floa
     return time.perf_counter() - wall, time.thread_time() - cpu
 
 
-def refuse_overload(force: bool) -> float:
+def refuse_busy(force: bool) -> float:
     """Return the load a core over the last minute; refuse where other work would be measured too.
 
-    A high load may be of work that has ended by now: then what is in use at this moment decides.
+    What is in use at this moment decides: the load is also that of work that has ended by now, such as the benchmark
+    before, and is still low where work has just begun.
 
     Raises:
         UserError: the machine is busy, and `force` is not set.
     """
     load = _load()
-    if load > MAX_LOAD and not force:
-        busy = psutil.cpu_percent(interval=_LOOK_SECONDS) / 100
-        if busy > MAX_BUSY:
-            raise UserError(
-                f"the machine is busy: load {load:.2f} a core over the last minute (at most {MAX_LOAD}), and "
-                f"{busy:.0%} of the processor in use now (at most {MAX_BUSY:.0%}). Measure when it is quiet; "
-                "bench.force=true, or --force, measures all the same"
-            )
+    busy = 0.0 if force else _share_in_use()
+    if busy > MAX_BUSY:
+        raise UserError(
+            f"the machine is busy: other programs use {busy:.0%} of the processor now (at most {MAX_BUSY:.0%}); the "
+            f"load was {load:.2f} a core over the last minute. Measure when it is quiet; bench.force=true, or --force, "
+            "measures all the same"
+        )
     return load
 
 
@@ -160,15 +161,15 @@ class LoadWatch:
     """
 
     def __init__(self, force: bool) -> None:
-        """Look at the load; refuse as `refuse_overload` does."""
-        self.load = refuse_overload(force)
+        """Look at the load; refuse as `refuse_busy` does."""
+        self.load = refuse_busy(force)
         self._began = time.perf_counter()
         self._busy, self._own = _busy_seconds(), _own_seconds()
         self._others = 0.0
 
     def end(self) -> dict[str, float]:
         """Return the load a core now, which is our own, too, and the share of the processor that others used."""
-        seconds = (time.perf_counter() - self._began) * (os.cpu_count() or 1)
+        seconds = (time.perf_counter() - self._began) * usable_cores()
         others = (_busy_seconds() - self._busy) - (_own_seconds() - self._own)
         self._others = min(1.0, max(0.0, others / seconds))
         return {"load_at_end": _load(), "used_by_others": self._others}
@@ -184,13 +185,26 @@ class LoadWatch:
 
 
 def _load() -> float:
-    return psutil.getloadavg()[0] / (os.cpu_count() or 1)
+    return psutil.getloadavg()[0] / usable_cores()
+
+
+def _share_in_use() -> float:
+    """Share of our cores that is in use over the next moments, while nothing of ours runs."""
+    return statistics.mean(_of_our_cores(psutil.cpu_percent(interval=_LOOK_SECONDS, percpu=True))) / 100
 
 
 def _busy_seconds() -> float:
-    """CPU time of all programs since the machine began."""
-    times = psutil.cpu_times()
-    return float(times.user + times.system + getattr(times, "nice", 0.0))
+    """CPU time of all programs on our cores since the machine began."""
+    times = _of_our_cores(psutil.cpu_times(percpu=True))
+    return float(sum(core.user + core.system + getattr(core, "nice", 0.0) for core in times))
+
+
+def _of_our_cores(of_all: Sequence[_Value]) -> list[_Value]:
+    """Of a value for each core of the machine, those of the cores that this process may use."""
+    if not hasattr(os, "sched_getaffinity"):
+        return list(of_all)
+    # Where a core is off, those behind it may have other numbers than their places.
+    return [of_all[core] for core in os.sched_getaffinity(0) if core < len(of_all)] or list(of_all)
 
 
 def _own_seconds() -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict
 from itertools import count
@@ -21,9 +23,13 @@ from mtl_cli.bench.speed import remarks_on_peaks
 from mtl_cli.bench.synthetic import SyntheticRun, fewest_tokens, told_of_tasks
 from mtl_cli.bench.work import Work
 from mtl_cli.build import instantiate
+from mtl_cli.encoders.compiling import compile_blocks
 from mtl_cli.errors import UserError
 from mtl_cli.sharing import SharingStrategy, TrainingMoment
+from mtl_cli.training import AdamW, Trainer
 from mtl_cli.weighting import Weighting
+
+log = logging.getLogger(__name__)
 
 AIM = 1.05
 _STEPS_OF_ROUND = 2
@@ -33,6 +39,8 @@ _COLUMNS = (
     "padding, linear", "attention", "of the ceiling", "peak MiB",
 )  # fmt: skip
 _TOTAL_STEPS, _STEPS_PER_EPOCH = 1000, 100  # of the run that the steps are said to be of, its warm-ups past
+_NOT_FOLLOWED = ("num_micro_batches", "batch_tokens", "max_grad_norm", "parallelism")
+"""Settings of the trainer that change a step of `mtl train`, and none of these."""
 
 
 class StepOfTasks:
@@ -58,6 +66,12 @@ class StepOfTasks:
         self.run = SyntheticRun(
             deepcopy(work.encoder), sharing, num_tasks, num_tokens, work.device, precision=work.precision
         )
+        trainer = instantiate(work.config["trainer"])
+        assert isinstance(trainer, Trainer)
+        if trainer.activation_checkpointing:
+            self.run.model.encoder.checkpoint_activations()
+        if trainer.compile:
+            compile_blocks(self.run.model.encoder)
         self.engine = self.run.engine(weighting)
         self._steps = count(_TOTAL_STEPS // 2)
 
@@ -87,6 +101,25 @@ class StepOfTasks:
         """Nothing to remove."""
 
 
+def settings_without_effect(config: Mapping[str, Any]) -> list[str]:
+    """Return a warning for each setting of a training step that differs from its default and is not followed.
+
+    A step is whole, its gradients are clipped to a norm of 1, and AdamW has the same settings whatever is composed.
+    """
+    # The learning rate is the encoder's where none is given.
+    optimizer = AdamW(lr=config["encoder"].get("default_lr", config["optimizer"].get("lr", AdamW().lr)))
+    default = {
+        "trainer": {key: value for key, value in vars(Trainer()).items() if key in _NOT_FOLLOWED},
+        "optimizer": vars(optimizer),
+    }
+    return [
+        f"{name}.{key}: found {config[name][key]!r}, which has no effect with of=tasks"
+        for name, settings in default.items()
+        for key, value in settings.items()
+        if key in config[name] and config[name][key] != value
+    ]
+
+
 def bench_tasks(work: Work, settings: BenchSettings, load: float, rerun: Rerun) -> BenchReport | None:
     """Measure a step for each number of tasks, against one task's; None where only one's memory was asked for."""
     counts = sorted({1, *settings.num_tasks})
@@ -105,6 +138,8 @@ def bench_tasks(work: Work, settings: BenchSettings, load: float, rerun: Rerun) 
             raise UserError(f"bench.only: found {name!r}, allowed: a number of tasks, {', '.join(allowed)}")
         run_alone(make(name), work.device)
         return None
+    for warning in settings_without_effect(work.config):
+        log.warning("%s", warning)
     variants = {name: make(name) for name in map(str, counts)}
     step = variants["1"].run.step_of_rows
     lengths = torch.cat([batch.lengths_B for batch in step.values()]).numpy()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -20,7 +19,6 @@ from mtl_cli.check_config import check_config, check_settings
 from mtl_cli.commands import train as train_command
 from mtl_cli.errors import UserError
 from mtl_cli.precision import choose_device
-from mtl_cli.tracking.run_folder import remove_if_empty
 from mtl_cli.training.allocator import keep_freed_memory
 
 log = logging.getLogger(__name__)
@@ -115,21 +113,18 @@ def _loop(config: dict[str, Any], settings: BenchSettings, machine: Mapping[str,
 
     tasks = ", ".join(config["tasks"])
     encoder = config["encoder"].get("path") or config["encoder"]["_target_"].split(".")[-1]
-    with tempfile.TemporaryDirectory(prefix="mtl-bench-") as folder:
 
-        def run(number: int) -> None:
-            output = Path(folder) / f"run{number}"
-            train_command.train(deepcopy(config), output, [])
-            remove_if_empty(output)
+    def run(output: Path) -> None:
+        train_command.train(deepcopy(config), output, [])
 
-        return bench_loop(
-            run,
-            [
-                (train_command, "_score_and_save", "final scores, the rest"),
-                (train_command, "save_model", "saving the model"),
-            ],
-            settings,
-            f"mtl bench of=loop: {encoder}, {tasks}",
-            machine,
-            choose_device(config["trainer"].get("device", "auto")),
-        )
+    return bench_loop(
+        run,
+        [
+            (train_command, "_score_and_save", "final scores, the rest"),
+            (train_command, "save_model", "saving the model"),
+        ],
+        settings,
+        f"mtl bench of=loop: {encoder}, {tasks}",
+        machine,
+        choose_device(config["trainer"].get("device", "auto")),
+    )

@@ -135,16 +135,27 @@ class _FromSlots(torch.autograd.Function):
 def _attend_in_groups(
     query_NHE: torch.Tensor, key_NHE: torch.Tensor, value_NHE: torch.Tensor, layout: Layout, settings: _Settings
 ) -> torch.Tensor:
-    """Attention of all rows, (N, H, E), in groups of rows of similar length."""
+    """Attention of all rows, (N, H, E), in groups of rows of similar length, the shortest first.
+
+    On a CPU groups of short rows attend by plain products, those of long ones by PyTorch's fused attention.
+    """
     plan = layout.attention_plan(query_NHE.device)
-    # With dropout scaled_dot_product_attention computes by plain products too, on a CPU.
-    if query_NHE.device.type == "cpu" and (settings.dropout > 0.0 or layout.max_length < fused_from()):
-        return _attend_by_products(query_NHE, key_NHE, value_NHE, layout, settings)
+    num_by_products = 0
+    if query_NHE.device.type == "cpu":
+        # With dropout scaled_dot_product_attention computes by plain products too, on a CPU.
+        num_by_products = sum(settings.dropout > 0.0 or group.length < fused_from() for group in plan.groups)
+    if num_by_products == len(plan.groups):
+        return _attend_by_products(query_NHE, key_NHE, value_NHE, plan, layout, settings)
     query_SHE, key_SHE, value_SHE = (_to_slots(x_NHE, plan) for x_NHE in (query_NHE, key_NHE, value_NHE))
     attended = [
         _attend_group(query_SHE[group.slots], key_SHE[group.slots], value_SHE[group.slots], group, layout, settings)
-        for group in plan.groups
+        for group in plan.groups[num_by_products:]
     ]
+    if num_by_products > 0:  # their slots stand for tokens; what padding attends to is left out as of the others
+        short = AttentionPlan(plan.groups[:num_by_products], None)
+        end = short.groups[-1].slots.stop
+        of_short = _attend_by_products(query_SHE[:end], key_SHE[:end], value_SHE[:end], short, layout, settings)
+        attended.insert(0, of_short)
     attended_SHE = attended[0] if len(attended) == 1 else torch.cat(attended)
     return attended_SHE if plan.indices is None else _FromSlots.apply(attended_SHE, *plan.indices)
 
@@ -154,21 +165,23 @@ def _to_slots(x_NHE: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
 
 
 def _attend_by_products(
-    query_NHE: torch.Tensor, key_NHE: torch.Tensor, value_NHE: torch.Tensor, layout: Layout, settings: _Settings
+    query_NHE: torch.Tensor,
+    key_NHE: torch.Tensor,
+    value_NHE: torch.Tensor,
+    plan: AttentionPlan,
+    layout: Layout,
+    settings: _Settings,
 ) -> torch.Tensor:
-    """Attention of all rows, (N, H, E), by plain matrix products on a CPU."""
-    H = query_NHE.shape[1]
+    """Attention of the rows of a plan, (N, H, E), by plain matrix products on a CPU; N are the plan's tokens."""
+    N, H, _ = query_NHE.shape
     if torch.is_autocast_enabled("cpu"):  # which would cast each product's factors by itself
         dtype = torch.get_autocast_dtype("cpu")
         query_NHE, key_NHE, value_NHE = (x_NHE.to(dtype) for x_NHE in (query_NHE, key_NHE, value_NHE))
-    groups = layout.attention_plan(query_NHE.device).groups
-    plan = layout.kept(
-        ("head_major", H), lambda: HeadMajorPlan.of(layout.attention_plan(query_NHE.device), layout.num_tokens, H)
-    )
-    biases = [_repeat_for_heads(group, layout, settings, query_NHE) for group in groups]
+    of_heads = layout.kept(("head_major", H, len(plan.groups)), lambda: HeadMajorPlan.of(plan, N, H))
+    biases = [_repeat_for_heads(group, layout, settings, query_NHE) for group in plan.groups]
     with torch.autocast("cpu", enabled=False):
         attended_NHE: torch.Tensor = ProductAttention.apply(
-            query_NHE, key_NHE, value_NHE, plan, biases, settings.scale, settings.dropout
+            query_NHE, key_NHE, value_NHE, of_heads, biases, settings.scale, settings.dropout
         )
     return attended_NHE
 

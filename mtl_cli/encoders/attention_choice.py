@@ -1,4 +1,4 @@
-"""From which length on PyTorch's fused attention is faster on this CPU than plain products: found by timing both.
+"""From which length on attention without dropout is fused on this CPU, and how that is found: by timing both ways.
 
 Below some length a product for all rows and heads at once wins; where that ends depends on the processor, the precision
 and the width of a head. The choice changes the last digits of results, so a run keeps the one that it began with.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+
+from mtl_cli.encoders.layout import Layout
 
 LONGEST = 1024
 """From here on fused in any case: the (T, T) weights that plain products keep would need too much memory."""
@@ -18,13 +20,13 @@ LONGEST = 1024
 LENGTHS = (64, 128, 256, 512)
 """The lengths that are timed, shortest first."""
 
-_TOKENS, _HEADS, _ROUNDS = 512, 2, 3
+_TOKENS, _HEADS, _ROUNDS = 1024, 2, 3
 _GAIN = 0.9  # fused has to be faster by a tenth: less than that is noise
 
 _fused_from = LONGEST
 
-Attend = Callable[[list[torch.Tensor], torch.Tensor], torch.Tensor]
-"""From queries, keys and values and a bias of the scores to what is attended."""
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Layout], torch.Tensor]
+"""Attention of packed rows, as a block calls it: from queries, keys and values, (1, H, N, E), to (1, N, H, E)."""
 
 
 def fused_from() -> int:
@@ -38,44 +40,44 @@ def use_fused_from(tokens: int) -> None:
     _fused_from = tokens
 
 
-def measure_fused_from(dtype: torch.dtype, head_width: int) -> int:
-    """Time both at some lengths, forward and back; return from where on fused wins. Takes about a tenth of a second."""
-    num_threads = torch.get_num_threads()
+def measure_fused_from(attend: Attend, dtype: torch.dtype, head_width: int) -> int:
+    """Time both ways at some lengths, forward and back; return from where on fused wins. Takes some tenths of a second.
+
+    Args:
+        attend: goes by `fused_from`, without dropout: what is timed is what a run computes, laying out included.
+        dtype: of queries, keys and values.
+        head_width: E.
+    """
+    num_threads, before = torch.get_num_threads(), fused_from()
     torch.set_num_threads(1)  # then the time of this thread is the work's, however busy the machine
     try:
-        return _first_fused(dtype, head_width)
+        return _first_fused(attend, dtype, head_width)
     finally:
         torch.set_num_threads(num_threads)
+        use_fused_from(before)
 
 
-def _first_fused(dtype: torch.dtype, head_width: int) -> int:
+def _first_fused(attend: Attend, dtype: torch.dtype, head_width: int) -> int:
     found = LONGEST
     for length in reversed(LENGTHS):
-        shape = (_TOKENS // length, _HEADS, length, head_width)
+        # Every other row is shorter by a token: one group of rows with padding, as nearly all are.
+        lengths = length - np.arange(_TOKENS // length) % 2
+        layout = Layout.from_lengths({"rows": lengths}, packed=True)
+        shape = (1, _HEADS, layout.num_tokens, head_width)
         rows = [torch.ones(shape, dtype=dtype, requires_grad=True) for _ in range(3)]
-        bias = torch.zeros(shape[0], 1, 1, length, dtype=dtype)
-        seconds: dict[Attend, list[float]] = {how: [] for how in (_fused, _products)}
+        seconds: dict[int, list[float]] = {1: [], LONGEST: []}  # fused, by products
         for _ in range(_ROUNDS):
-            for how, times in seconds.items():
-                times.append(_seconds(how, rows, bias))
-        if min(seconds[_fused]) > _GAIN * min(seconds[_products]):
+            for fused_at, times in seconds.items():
+                use_fused_from(fused_at)
+                times.append(_seconds(attend, rows, layout))
+        if min(seconds[1]) > _GAIN * min(seconds[LONGEST]):
             break
         found = length
     return found
 
 
-def _seconds(attend: Attend, rows: list[torch.Tensor], bias: torch.Tensor) -> float:
+def _seconds(attend: Attend, rows: list[torch.Tensor], layout: Layout) -> float:
     began = time.thread_time()
-    torch.autograd.grad(attend(rows, bias).sum(), rows)
-    return time.thread_time() - began
-
-
-def _fused(rows: list[torch.Tensor], bias: torch.Tensor) -> torch.Tensor:
     query, key, value = rows
-    return scaled_dot_product_attention(query, key, value, attn_mask=bias)
-
-
-def _products(rows: list[torch.Tensor], bias: torch.Tensor) -> torch.Tensor:
-    query, key, value = (x.flatten(0, 1) for x in rows)
-    bias_GQT = bias.expand(-1, rows[0].shape[1], -1, -1).flatten(0, 1)
-    return torch.baddbmm(bias_GQT, query, key.transpose(1, 2)).softmax(-1).to(value.dtype) @ value
+    torch.autograd.grad(attend(query, key, value, layout).sum(), rows)
+    return time.thread_time() - began

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from mtl_cli.data.cache import content_key, dataset_cache, make_once
 from mtl_cli.distributed.ranks import from_main, gather, is_main, num_ranks
-from mtl_cli.encoders import Encoder
+from mtl_cli.encoders import Encoder, Layout
+from mtl_cli.encoders.attention import packed_attention
 from mtl_cli.encoders.attention_choice import LENGTHS, LONGEST, measure_fused_from, use_fused_from
 from mtl_cli.errors import UserError
 from mtl_cli.tracking import RunFolder
@@ -69,13 +71,17 @@ def fused_attention_from(
 
 
 def _of_machine(dtype: torch.dtype, head_width: int) -> int:
-    name = content_key("fused_attention", _processor(), torch.__version__, str(dtype), head_width)
+    name = content_key("packed_attention", _processor(), torch.__version__, str(dtype), head_width)
     path = dataset_cache() / "machine" / f"{name}.json"
     try:
-        make_once(path, lambda temporary: _write(temporary, measure_fused_from(dtype, head_width)))
+        make_once(path, lambda temporary: _write(temporary, measure_fused_from(_attend, dtype, head_width)))
         return int(json.loads(path.read_text(encoding="utf-8")))
     except (UserError, OSError, ValueError):  # without a place to keep it, runs would differ from one to the next
         return LONGEST
+
+
+def _attend(query_1HNE: torch.Tensor, key_1HNE: torch.Tensor, value_1HNE: torch.Tensor, layout: Layout) -> torch.Tensor:
+    return packed_attention(nn.Module(), query_1HNE, key_1HNE, value_1HNE, None, layout=layout)[0]
 
 
 def _write(path: Path, tokens: int) -> None:

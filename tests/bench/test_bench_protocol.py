@@ -1,10 +1,12 @@
 """The protocol's arithmetic, with made-up times; figures are measured, not tested."""
 
+from types import SimpleNamespace
+
 import psutil
 import pytest
 
 from mtl_cli.bench import protocol
-from mtl_cli.bench.protocol import Measured, Spread, check_step_0, interleave, ratios, refuse_overload
+from mtl_cli.bench.protocol import Measured, Spread, check_step_0, interleave, ratios, refuse_busy
 from mtl_cli.errors import UserError
 
 
@@ -51,18 +53,32 @@ def test_ratios_are_of_the_same_round():
     assert ratios([2.0, 3.0, 8.0], [1.0, 2.0, 2.0]).median == 2.0
 
 
-@pytest.mark.parametrize(("load", "busy", "refused"), [(0.1, 0.9, False), (5.0, 0.1, False), (5.0, 0.9, True)])
-def test_a_machine_is_refused_that_was_busy_and_still_is(load, busy, refused, monkeypatch):
-    monkeypatch.setattr(psutil, "getloadavg", lambda: (load * (protocol.os.cpu_count() or 1), 0.0, 0.0))
-    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 100 * busy)
+@pytest.fixture
+def two_of_four_cores(monkeypatch):
+    monkeypatch.setattr(protocol.os, "sched_getaffinity", lambda pid: {1, 3}, raising=False)
+
+
+@pytest.mark.parametrize(("load", "busy", "refused"), [(0.1, 0.9, True), (5.0, 0.1, False), (5.0, 0.9, True)])
+def test_a_machine_is_refused_that_is_busy_now_whatever_the_load(two_of_four_cores, load, busy, refused, monkeypatch):
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (2 * load, 0.0, 0.0))
+    # The mean of ours, 2 and 4, is `busy`; 1 and 3 say the contrary.
+    others = 100 * (1 - busy)
+    monkeypatch.setattr(
+        psutil, "cpu_percent", lambda interval, percpu: [others, 100 * busy - 5, others, 100 * busy + 5]
+    )
     if refused:
-        with pytest.raises(
-            UserError, match=r"the machine is busy: load 5.00 .* 90% of the processor .*bench.force=true"
-        ):
-            refuse_overload(force=False)
+        message = rf"other programs use 90% of the processor now \(at most 25%\); the load was {load:.2f} a core"
+        with pytest.raises(UserError, match=rf"the machine is busy: {message} .*bench.force=true"):
+            refuse_busy(force=False)
     else:
-        assert refuse_overload(force=False) == pytest.approx(load)
-    assert refuse_overload(force=True) == pytest.approx(load)
+        assert refuse_busy(force=False) == pytest.approx(load)
+    assert refuse_busy(force=True) == pytest.approx(load)
+
+
+def test_work_on_cores_that_we_may_not_use_is_not_counted(two_of_four_cores, monkeypatch):
+    times = [SimpleNamespace(user=100.0 * n, system=10.0 * n, nice=1.0 * n) for n in range(4)]
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: times)
+    assert protocol._busy_seconds() == 111.0 + 333.0
 
 
 @pytest.mark.parametrize(("others", "warned"), [(2.0, False), (6.0, True)])
@@ -70,7 +86,8 @@ def test_what_others_used_meanwhile_is_told_from_our_own(others, warned, monkeyp
     """10 seconds on 2 cores, of which we use 8 seconds of CPU."""
     clock, busy, own = iter([0.0, 10.0]), iter([100.0, 108.0 + others]), iter([50.0, 58.0])
     loads = iter([0.2, 1.2])
-    monkeypatch.setattr(protocol.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(protocol, "usable_cores", lambda: 2)
+    monkeypatch.setattr(protocol, "_share_in_use", lambda: 0.0)
     monkeypatch.setattr(protocol, "_load", lambda: next(loads))
     monkeypatch.setattr(protocol.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(protocol, "_busy_seconds", lambda: next(busy))

@@ -1,12 +1,16 @@
 """The GPU check as a whole: what it runs and what it makes of it; its benchmarks are those of `mtl bench`."""
 
 import json
+import subprocess
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from compose import composed
 
 from mtl_cli.check_config import check_config
+from mtl_cli.encoders import Layout
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +29,9 @@ def test_a_machine_without_a_gpu_is_refused(gpu_check, tmp_path, capsys):
 def test_the_rehearsal_runs_every_check(gpu_check, tmp_path, capsys):
     assert gpu_check.main(["--cpu", "--no-benchmarks", str(tmp_path / "a.json")]) == 0
     found = json.loads((tmp_path / "a.json").read_text())
-    assert [check["passed"] for check in found["checks"]] == [True] * 9
+    assert [check["passed"] for check in found["checks"]] == [True] * 11
     assert all(check["error"] <= check["tolerance"] for check in found["checks"])
-    assert capsys.readouterr().out.count("passed: ") == 9
+    assert capsys.readouterr().out.count("passed: ") == 11
 
 
 def test_the_trainer_is_compared_at_its_own_batch_size(gpu_check, tmp_path, monkeypatch):
@@ -57,7 +61,9 @@ def test_a_wrong_kernel_and_one_that_raises_fail_and_the_others_run(gpu_check, s
     assert "failed: Raises, doubled" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["step, padded", "step, compiled", "trainer", "tasks", "loop", "startup", "step"])
+@pytest.mark.parametrize(
+    "name", ["step, padded in one pass", "step, compiled", "trainer", "tasks", "loop", "startup", "step"]
+)
 def test_the_words_of_the_rehearsal_compose(gpu_check, name, tmp_path):
     config = composed(*gpu_check.benchmarks(tmp_path, cpu=True)[name], command="bench")
     check_config({key: value for key, value in config.items() if key not in ("of", "bench")})
@@ -76,13 +82,14 @@ def test_aims_follow_from_the_figures(gpu_check):
         return {"figures": {"variants": {"ours": ours}}}
 
     # Half of the padded slots are padding: unpadded at least 0.9 / 0.5 = 1.8 times as fast.
-    found = {"step, BERT-base": step(190.0, 0.31), "step, BERT-base, padded": step(100.0, 0.2, 0.5)}
+    found = {"step, BERT-base": step(190.0, 0.31), "step, BERT-base, padded in one pass": step(100.0, 0.2, 0.5)}
+    unpadded = "step, BERT-base: at least 0.9 / (1 - padded fraction) times as fast as padded in one pass"
     found["trainer"] = {"aims": {"1.6 x B2": False}}
     aims = gpu_check.aims_of(found)
     assert aims == {
         "step, BERT-base: at least 30% of the matrix-product rate": True,
         "step, MiniLM: at least 15% of the matrix-product rate": None,
-        "unpadded at least 0.9 / (1 - padded fraction) times padded": True,
+        f"{unpadded} (1.90 measured, 1.80 aimed at)": True,
         "trainer: 1.6 x B2": False,
     }
     found["step, BERT-base"] = step(179.0, 0.29)
@@ -94,6 +101,33 @@ def test_aims_follow_from_the_figures(gpu_check):
         assert gpu_check.aims_of(found)[aim] is fast
     found["step, BERT-base, compiled"] = {"failed": "exit status 1"}
     assert gpu_check.aims_of(found)["step, BERT-base: compiled at least 1.15 times as fast"] is None
+
+
+def test_the_padded_side_takes_all_rows_of_a_step_in_one_pass(script):
+    rows = Layout.from_lengths({"a": np.array([3, 100] * 50), "b": np.array([7])}, packed=False)
+    cpu = torch.device("cpu")
+    assert len(rows.groups_for_passes(cpu)) > 1
+    with script("bench_one_pass").one_pass():
+        (only,) = rows.groups_for_passes(cpu)
+    assert only.layout is rows
+    assert torch.equal(only.tokens, torch.arange(rows.num_tokens))
+    assert len(rows.groups_for_passes(cpu)) > 1
+
+
+def test_only_benchmarks_of_one_pass_are_run_by_its_script(gpu_check, tmp_path, monkeypatch):
+    names = ["step", "step, padded in one pass"]
+    monkeypatch.setattr(gpu_check, "benchmarks", lambda folder, cpu: {name: ["x=1"] for name in names})
+    programs = []
+
+    def run(command, **settings):
+        programs.append(command[1:-3])
+        return subprocess.CompletedProcess(command, 1, stdout="")
+
+    monkeypatch.setattr(gpu_check.subprocess, "run", run)
+    gpu_check.run_benchmarks(tmp_path, True, gpu_check.time.monotonic() + 100, lambda name, report: None)
+    assert programs[0] == ["-m", "mtl_cli", "bench"]
+    assert [Path(word).name for word in programs[1]] == ["bench_one_pass.py"]
+    assert Path(programs[1][0]).exists()
 
 
 def test_benchmarks_that_fail_or_have_no_time_left_are_said_so(gpu_check, tmp_path, monkeypatch):

@@ -60,17 +60,62 @@ def test_torch_watches_the_warm_steps_of_the_loop_and_no_others(checks, monkeypa
 
     monkeypatch.setattr(checks.Loop, "_train_step", train_step)
     assert checks.check_waiting(CPU).error == 0.0
-    assert watched == [0] * 3 + ["error"] * 5
-    assert modes == [0, "error", 0]
+    # Equal weights, the same with class weights, and weights that are learnt or drawn.
+    assert watched == ([0] * 3 + ["error"] * 5) * 5
+    assert modes == [0, *["error", 0] * 5]
 
     def waiting_step(loop):
-        if modes[-1] == "error":
+        weights = loop.model.tasks["a"].class_weights
+        if modes[-1] == "error" and (isinstance(loop.run.weighting, checks.FAMO) or weights == [1.0, 2.0, 3.0]):
             raise RuntimeError("called a synchronizing CUDA operation")
 
     monkeypatch.setattr(checks.Loop, "_train_step", waiting_step)
-    with pytest.raises(RuntimeError, match="called a synchronizing CUDA operation"):
-        checks.check_waiting(CPU)
+    check = checks.check_waiting(CPU)
+    assert check.error == 2.0
+    raised = "RuntimeError: called a synchronizing CUDA operation (test_gpu_correctness.py:"
+    assert f"; equal with class weights: {raised}" in check.note
+    assert f"; famo: {raised}" in check.note
     assert modes[-1] == 0
+
+
+def test_strategies_that_compute_otherwise_or_not_at_all_are_named(checks, tmp_path, monkeypatch):
+    for name in ("hard", "lora", "grouped"):
+        (tmp_path / f"{name}.yaml").write_text((checks.SHARING / f"{name}.yaml").read_text())
+    (tmp_path / "broken.yaml").write_text("_target_: mtl_cli.sharing.HardSharing\nnum_shared_layers: 9\n")
+    monkeypatch.setattr(checks, "SHARING", tmp_path)
+    step = checks.strategy_step
+
+    def strategy_step(settings, device, precision):
+        found = step(settings, device, precision)
+        if settings.stem == "lora" and precision == "bf16":
+            found["loss of task1"] = 2 * found["loss of task1"]
+        return found
+
+    monkeypatch.setattr(checks, "strategy_step", strategy_step)
+    check = checks.check_strategies_bf16(CPU)
+    assert check.error == float("inf")
+    assert check.note.startswith("4 strategies; failed: broken (UserError: sharing.num_shared_layers")
+    assert check.note.endswith("), lora (1.0e+00)")
+    (tmp_path / "broken.yaml").unlink()
+    fp32 = checks.check_strategies_fp32(CPU)
+    assert (fp32.error, fp32.note) == (0.0, "3 strategies")
+
+
+def test_no_strategy_draws_anything_without_dropout(checks, monkeypatch):
+    """Else two devices, which draw differently, could not be compared."""
+    engine = checks.SyntheticRun.engine
+    seeds = iter(range(1000))
+
+    def engine_of_another_seed(run, weighting):
+        torch.manual_seed(next(seeds))  # the model is made: what is drawn from here on differs from run to run
+        return engine(run, weighting)
+
+    monkeypatch.setattr(checks.SyntheticRun, "engine", engine_of_another_seed)
+    files = sorted(checks.SHARING.glob("*.yaml"))
+    assert len(files) > 15
+    for file in files:
+        first, second = (checks.strategy_step(file, CPU, "fp32") for _ in range(2))
+        assert all(torch.equal(first[name], second[name]) for name in first), file.stem
 
 
 @pytest.fixture

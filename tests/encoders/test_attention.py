@@ -57,12 +57,12 @@ def layout(lengths, split=False):
     return Layout.from_lengths(tasks, packed=True)
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("fused_from", [1, 11, 10_000])  # all groups of rows, the two of long ones, none
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [None, 1, 4, 100])
 @pytest.mark.parametrize("scaling", [None, 0.3])
-def test_attention_and_its_gradients_are_those_of_single_rows(monkeypatch, fused, causal, window, scaling):
-    monkeypatch.setattr(attention, "fused_from", lambda: 1 if fused else 10_000)
+def test_attention_and_its_gradients_are_those_of_single_rows(monkeypatch, fused_from, causal, window, scaling):
+    monkeypatch.setattr(attention, "fused_from", lambda: fused_from)
     monkeypatch.setattr("mtl_cli.encoders.grouping._GROUP_COST", 500)
     q, k, v = inputs(LENGTHS)
     rows = layout(LENGTHS, split=True)
@@ -76,6 +76,28 @@ def test_attention_and_its_gradients_are_those_of_single_rows(monkeypatch, fused
     expected = reference(q, k, v, LENGTHS, 0.5 if scaling is None else scaling, causal, window)
     torch.testing.assert_close(attended, expected, atol=1e-6, rtol=1e-5)
     assert_same_gradients(attended, expected, (q, k, v))
+
+
+def test_each_group_of_rows_attends_in_the_way_for_its_length(monkeypatch):
+    ways = {}
+    by_products, fused = attention._attend_by_products, attention._attend_group
+
+    def attend_by_products(query, key, value, plan, *rest):
+        ways.update({group.length: "products" for group in plan.groups})
+        return by_products(query, key, value, plan, *rest)
+
+    def attend_group(query, key, value, group, *rest):
+        ways[group.length] = "fused"
+        return fused(query, key, value, group, *rest)
+
+    monkeypatch.setattr(attention, "_attend_by_products", attend_by_products)
+    monkeypatch.setattr(attention, "_attend_group", attend_group)
+    monkeypatch.setattr(attention, "fused_from", lambda: 11)
+    monkeypatch.setattr("mtl_cli.encoders.grouping._GROUP_COST", 500)
+    packed_attention(Module(), *inputs(LENGTHS), None, layout=layout(LENGTHS))
+    assert ways == {7: "products", 11: "fused", 20: "fused"}
+    packed_attention(Module().train(), *inputs(LENGTHS), None, dropout=0.1, layout=layout(LENGTHS))
+    assert set(ways.values()) == {"products"}
 
 
 @pytest.mark.parametrize("window", [None, 2])

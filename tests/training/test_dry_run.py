@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from gradients.steps import batch, model_of, step_of
 
-from mtl_cli.commands.dry_run import Cost, StepSizes, bytes_of_weighting, measure_step, operations_of, parts_of
+from mtl_cli.commands.dry_run import (
+    Cost,
+    StepSizes,
+    bytes_of_weighting,
+    cuts_of_step,
+    measure_step,
+    operations_of,
+    parts_of,
+)
 from mtl_cli.weighting import Equal, MoCo, NashMTL, UncertaintyWeighting
 
 
@@ -72,6 +80,24 @@ def test_a_weighting_costs_the_gradients_that_it_keeps():
     assert extra(NashMTL()) < extra(NashMTL(), cut=True)
     assert extra(NashMTL(), cut=True) > 2 * shared
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_processes", "said"),
+    [
+        ({}, 1, None),
+        ({"batch_tokens": 512, "num_micro_batches": 1}, 1, None),
+        ({"batch_tokens": "auto"}, 1, "trainer.batch_tokens=auto cuts it where it does not fit"),
+        (
+            {"num_micro_batches": 4},
+            2,
+            "trainer.num_micro_batches=4 cuts it into 4 parts, and 2 processes share its rows",
+        ),
+    ],
+)
+def test_what_will_cut_a_whole_step_is_said(settings, num_processes, said):
+    whole = "the activations are those of a whole step, but "
+    assert cuts_of_step(settings, num_processes) == (None if said is None else whole + said)
 
 
 class Lengths:

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mtl_cli.encoders import attention_choice
+from mtl_cli.encoders import attention, attention_choice
 from mtl_cli.encoders.attention_choice import LENGTHS, LONGEST, fused_from, measure_fused_from, use_fused_from
 from mtl_cli.tracking import RunFolder
 from mtl_cli.training import measured_choices
@@ -39,21 +39,34 @@ def _as_before():
     ("wins", "expected"), [((), LONGEST), ((512,), 512), ((128, 256, 512), 128), ((64, 128, 512), 512), (LENGTHS, 64)]
 )
 def test_fused_begins_where_it_wins_at_all_greater_lengths(monkeypatch, wins, expected):
-    def seconds(attend, rows, bias):
-        return 1.0 if attend is attention_choice._products else 0.8 if rows[0].shape[2] in wins else 0.95
+    def seconds(attend, rows, layout):
+        return 1.0 if fused_from() == LONGEST else 0.8 if layout.max_length in wins else 0.95
 
     monkeypatch.setattr(attention_choice, "_seconds", seconds)
-    assert measure_fused_from(torch.float32, 8) == expected
+    use_fused_from(300)
+    assert measure_fused_from(None, torch.float32, 8) == expected
+    assert fused_from() == 300
 
 
-def test_the_two_ways_that_are_timed_compute_the_same():
-    rows = [torch.randn(2, 3, 5, 8) for _ in range(3)]
-    bias = torch.zeros(2, 1, 1, 5)
-    bias[1, :, :, 3:] = -1e9
-    fused = attention_choice._fused(rows, bias)
-    # Plain products leave out the scaling of the scores, which costs neither of them anything.
-    products = attention_choice._products([rows[0] * 8**-0.5, *rows[1:]], bias)
-    torch.testing.assert_close(products.view_as(fused), fused)
+def test_what_is_timed_is_what_blocks_compute(monkeypatch):
+    lengths = {}
+
+    def recorded(name, length_of):
+        function = getattr(attention, name)
+        lengths[name] = []
+
+        def recording(*arguments):
+            lengths[name].append(length_of(arguments[3]))
+            return function(*arguments)
+
+        monkeypatch.setattr(attention, name, recording)
+
+    recorded("_attend_by_products", lambda plan: plan.groups[0].length)
+    recorded("_attend_group", lambda group: group.length)
+    measure_fused_from(measured_choices._attend, torch.float32, 8)
+    assert lengths["_attend_by_products"] == lengths["_attend_group"]
+    # Three rounds a length, the longest first; how many lengths depends on this machine.
+    assert lengths["_attend_group"] in [[length for length in LENGTHS[:-n:-1] for _ in range(3)] for n in range(2, 6)]
 
 
 def test_the_machine_is_timed_once_and_the_run_keeps_the_choice(tmp_path, monkeypatch):
@@ -62,7 +75,7 @@ def test_the_machine_is_timed_once_and_the_run_keeps_the_choice(tmp_path, monkey
     monkeypatch.setattr(measured_choices, "measure_fused_from", lambda *of: timed.append(of) or 256)
     runs = [RunFolder.create(tmp_path / name) for name in ("a", "b")]
     assert [fused_attention_from(run, Encoder, "fp32", CPU, 100) for run in runs] == [256, 256]
-    assert timed == [(torch.float32, 12)]
+    assert timed == [(measured_choices._attend, torch.float32, 12)]
     runs[0].write_measured({"fused_attention_from_tokens": 128})  # as on the machine where it began
     assert fused_attention_from(runs[0], Encoder, "fp32", CPU, 100) == 128
     use_choices_of(runs[0])
