@@ -76,6 +76,17 @@ def test_all_errors_of_a_command_line_come_at_once_without_a_traceback_and_leave
     assert not list(tmp_path.iterdir())
 
 
+def test_what_cannot_be_compiled_is_among_the_errors_of_a_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["sharing=adapters", "sharing.blocks=[9]", "encoder.packing=false", "trainer.compile=true"]
+    assert _main(["train", *arguments]) == 2
+    message = capsys.readouterr().err
+    assert "error: 2 errors in the configuration" in message
+    assert "sharing.blocks: found [9]" in message
+    assert "trainer.compile: true, but a 'modernbert' model runs padded rows" in message
+    assert not list(tmp_path.iterdir())
+
+
 def test_debug_shows_the_traceback(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert _main(["train", "trainer.epoch=3", "debug=true"]) == 2

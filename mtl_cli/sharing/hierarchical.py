@@ -149,6 +149,10 @@ class Hierarchical(SharingStrategy):
             return []
         return self.without_effect("label_embedding_size", why="with label_embeddings=false")
 
+    def has_layers_in_blocks(self, task_names: Sequence[str], num_blocks: int) -> bool:
+        """Whether a task leaves the encoder below the top."""
+        return min(self.levels_of(task_names, num_blocks).values()) < num_blocks
+
     def levels_of(self, task_names: Sequence[str], num_blocks: int) -> dict[str, int]:
         """Return how many blocks are below each task's head."""
         found = dict.fromkeys(task_names, num_blocks)

@@ -197,6 +197,14 @@ def test_rows_do_not_depend_on_other_tasks_rows_and_a_saved_model_says_the_same(
     assert [record["prediction"] for record in loaded.predict("mood", texts)] == [r["prediction"] for r in predicted]
 
 
+@pytest.mark.usefixtures("skip_refused")
+@pytest.mark.parametrize(("name", "variant", "family"), [c for c in cases() if c.values[2] == "bert"])
+def test_what_the_settings_say_of_layers_in_blocks_is_so(name, variant, family):
+    encoder, strategy = encoder_of(family), strategy_of(name, variant, family)
+    strategy.attach(encoder, TASKS)
+    assert strategy.has_layers_in_blocks(TASKS, len(encoder.blocks)) == encoder.has_foreign_layers
+
+
 def reached_by(model, step):
     """Parameter -> the tasks whose loss alone gives it a gradient other than zero."""
     losses = Losses(model, "fp32", CPU)
