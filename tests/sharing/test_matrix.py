@@ -40,6 +40,12 @@ FAMILIES = [*CONFIGS, "transformer"]
 NOT_MEANS = ("moe", "sluice")  # what their rows cost besides the tasks' losses is no mean over rows
 
 
+# One variant is hard sharing, which it says.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:sharing.levels. found .*, with which all heads are at the top:UserWarning"
+)
+
+
 def cases(families_of_variant=lambda number: FAMILIES):
     found = []
     for path in sorted(CONF.glob("*.yaml")):
