@@ -199,3 +199,7 @@ class SharingStrategy(ABC):
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
         """Return what has been learnt about the tasks so far, by name."""
         return {}
+
+    def warnings_at_end(self, model: MultiTaskModel) -> list[str]:
+        """Return what a user should know of the weights that a run has kept, its best on validation."""
+        return []
