@@ -371,6 +371,8 @@ def _check_together(objects: Mapping[str, Any]) -> list[str]:
         lambda: _check_sampler_fits(objects["weighting"], objects["sampler"]),
         lambda: objects["trainer"].check_tasks(tasks),
         lambda: objects["trainer"].check_parallelism(objects["weighting"], objects["sharing"], shape),
+        lambda: _check_compile(objects, names, shape),
+        lambda: _check_activation_checkpointing(objects["trainer"], shape),
     ):
         try:
             check()
@@ -422,7 +424,6 @@ def _check_segmented(objects: Mapping[str, Any], shape: Any) -> None:
 
     What only the model shows is left to `GradientEngine`.
     """
-    from mtl_cli.encoders.families import runs_packed
     from mtl_cli.weighting import GradientWeighting
 
     weighting = objects["weighting"]
@@ -430,8 +431,7 @@ def _check_segmented(objects: Mapping[str, Any], shape: Any) -> None:
         return
     if weighting.scope == "representation":  # refused by itself
         return
-    packing = getattr(objects["encoder"], "packing", True)
-    padded = not packing if shape is None else not runs_packed(packing, shape.family)
+    padded = not _runs_packed(objects["encoder"], shape)
     reasons = [
         objects["sharing"].why_not_segmented,
         "the encoder runs padded rows" if padded else None,
@@ -439,6 +439,32 @@ def _check_segmented(objects: Mapping[str, Any], shape: Any) -> None:
     ]
     if found := " and ".join(filter(None, reasons)):
         raise UserError(f"weighting.engine: found 'segmented', but {found}; use auto or per_task")
+
+
+def _runs_packed(encoder: Any, shape: Any) -> bool:
+    """Whether the encoder will run packed rows, as far as the settings say; a shape of None is not known."""
+    from mtl_cli.encoders.families import runs_packed
+
+    packing = getattr(encoder, "packing", True)
+    return bool(packing) if shape is None else runs_packed(packing, shape.family)
+
+
+def _check_compile(objects: Mapping[str, Any], task_names: list[str], shape: Any) -> None:
+    """Refuse to compile blocks that cannot be; a shape of None is not known."""
+    from mtl_cli.encoders.compiling import check_can_compile
+
+    if objects["trainer"].compile and shape is not None:
+        check_can_compile(
+            shape.family,
+            packed=_runs_packed(objects["encoder"], shape),
+            foreign_layers=objects["sharing"].has_layers_in_blocks(task_names, shape.num_blocks),
+        )
+
+
+def _check_activation_checkpointing(trainer: Any, shape: Any) -> None:
+    """Refuse families that have none; a shape of None is not known."""
+    if trainer.activation_checkpointing and shape is not None:
+        shape.check_activation_checkpointing()
 
 
 def _check_sampler_fits(weighting: Any, sampler: Any) -> None:

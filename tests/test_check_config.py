@@ -154,10 +154,6 @@ def test_a_weighting_that_does_not_fit_the_run_is_refused_before_anything_is_loa
         (["sharing=moe"], "an expert sees the tokens that are routed to it, not all of a step"),
         (["encoder.packing=false"], "the encoder runs padded rows"),
         (["encoder=minilm", "encoder.packing=false"], "the encoder runs padded rows"),
-        (
-            ["encoder.packing=false", "trainer.compile=true"],
-            "the encoder runs padded rows and the model is compiled (trainer.compile)",
-        ),
     ],
 )
 def test_gradients_that_one_pass_cannot_give_are_refused_before_anything_is_loaded(overrides, reason):
@@ -170,6 +166,34 @@ def test_gradients_that_one_pass_cannot_give_are_refused_before_anything_is_load
 def test_an_engine_that_does_not_fit_is_said_with_all_other_errors():
     found = problems("weighting=pcgrad", "weighting.engine=segmented", "sharing=moe", "sharing.blocks=[7]")
     assert [text.split(":")[0] for text in found] == ["sharing.blocks", "weighting.engine"]
+
+
+def test_blocks_that_cannot_be_compiled_are_said_with_all_other_errors():
+    found = problems("weighting=pcgrad", "weighting.engine=segmented", "encoder.packing=false", "trainer.compile=true")
+    assert found == [
+        "weighting.engine: found 'segmented', but the encoder runs padded rows and the model is compiled "
+        "(trainer.compile); use auto or per_task",
+        "trainer.compile: true, but a 'modernbert' model runs padded rows, whose shape differs in each step; leave "
+        "trainer.compile out, or choose another encoder",
+    ]
+    found = problems("sharing=moe", "sharing.blocks=[7]", "trainer.compile=true")
+    assert [text.split(":")[0] for text in found] == ["sharing.blocks", "trainer.compile"]
+    assert "the sharing strategy puts layers into the blocks, which read whose tokens they see" in found[1]
+    assert found[1].endswith("leave trainer.compile out, or take sharing=hard")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["sharing=hard"],
+        ["sharing=hard", "sharing.num_shared_layers=3"],
+        ["sharing=mtrl", "sharing.prior_on=heads"],
+        ["sharing=grouped", "sharing.groups=[[sentiment,entities,inference]]"],
+        ["encoder=huggingface", "encoder.path=some/model", "sharing=moe"],  # of a family that is not known yet
+    ],
+)
+def test_blocks_that_may_be_compiled_pass(overrides):
+    check_config(composed("trainer.compile=true", "trainer.activation_checkpointing=true", *overrides))
 
 
 def test_the_depth_of_the_bundled_encoder_is_known_without_loading_it():
@@ -368,6 +392,20 @@ def hub_folders(tmp_path_factory):
             ("mpnet", [f"sharing={name}"], [r"'mpnet' model has weights outside .*sharing\.num_shared_layers to 1 or"])
             for name in ("soft_trace_norm", "cross_stitch", "sluice", "grouped")
         ),
+        *(
+            (family, ["trainer.compile=true"], [rf"trainer\.compile: true, but a '{family}' model runs padded rows"])
+            for family in ("deberta-v2", "mpnet", "t5")
+        ),
+        (
+            "mpnet",
+            ["trainer.compile=true", "sharing=adashare", "sharing.blocks=[7]", "trainer.activation_checkpointing=true"],
+            [
+                r"sharing\.blocks: found \[7\]",
+                r"trainer\.compile: .*padded rows, .*, and the sharing strategy puts .* encoder and take sharing=hard",
+                r"trainer\.activation_checkpointing: true, but a 'mpnet' model of transformers has none; set",
+            ],
+        ),
+        ("albert", ["trainer.activation_checkpointing=true"], [r"activation_checkpointing: true, but a 'albert'"]),
         ("bert", ["weighting=pcgrad", "weighting.scope=4"], [r"weighting\.scope: found 4, but tasks share 3 blocks"]),
         (
             "deberta-v2",

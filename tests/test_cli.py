@@ -10,8 +10,10 @@ import sys
 import pytest
 import yaml
 from tiny_project import TINY
+from training.test_record_of_what_is_learnt import SETTINGS
 
-from mtl_cli.cli import COMMANDS, _main
+from mtl_cli.cli import COMMANDS, _main, conf_dir
+from mtl_cli.overrides import groups_in
 from mtl_cli.saved_model import load_model
 from mtl_cli.tracking import read_metrics
 
@@ -73,6 +75,17 @@ def test_all_errors_of_a_command_line_come_at_once_without_a_traceback_and_leave
     assert "optimizer.lr: found 0, input should be greater than 0" in message
     assert "Traceback" not in message
     assert _main(["train", "trainer.epoch=3"]) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_compiled_is_among_the_errors_of_a_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["sharing=adapters", "sharing.blocks=[9]", "encoder.packing=false", "trainer.compile=true"]
+    assert _main(["train", *arguments]) == 2
+    message = capsys.readouterr().err
+    assert "error: 2 errors in the configuration" in message
+    assert "sharing.blocks: found [9]" in message
+    assert "trainer.compile: true, but a 'modernbert' model runs padded rows" in message
     assert not list(tmp_path.iterdir())
 
 
@@ -300,6 +313,39 @@ def test_a_dry_run_compares_all_of_the_memory_with_hard_sharing(project, tmp_pat
     assert of_weights == pytest.approx(run[0] / hard[0], rel=0.05)  # sizes are printed to 0.1 MiB
     assert of_both == pytest.approx((run[0] + run[1]) / (hard[0] + hard[1]), rel=0.02)
     assert of_both < of_weights - 0.2 if grows_more == "weights" else of_both > of_weights + 0.2
+
+
+def parts_of(printed):
+    """What a dry run prints of each part: name -> parameters, MiB."""
+    rows = re.findall(r"^ *(shared|frozen|all|reviews|names)\W+([\d,]+)\W+([\d.,]+) MiB", printed, re.MULTILINE)
+    return {part: (int(count.replace(",", "")), float(size.replace(",", ""))) for part, count, size in rows}
+
+
+@pytest.mark.parametrize("sharing", [option for option in groups_in([conf_dir()])["sharing"] if option != "hard"])
+def test_a_dry_run_says_of_every_strategy_what_is_whose_and_how_it_compares(project, tmp_path, capsys, sharing):
+    settings = SETTINGS.get(sharing, {}) | ({"groups": "[[reviews],[names]]"} if sharing == "grouped" else {})
+    arguments = ["task=[reviews,names]", "dry_run=true", f"hydra.run.dir={tmp_path}", *TINY]
+    arguments += ["encoder.hidden_size=128", "encoder.num_heads=4"]
+    printed = []
+    for chosen in (["sharing=hard"], [f"sharing={sharing}", *(f"sharing.{k}={v}" for k, v in settings.items())]):
+        assert _main(["train", "--config-dir", str(project), *arguments, *chosen]) == 0
+        printed.append(capsys.readouterr().out)
+    hard, run = map(parts_of, printed)
+    assert ratios_of(printed[0]) == [1.0, 1.0, 1.0]
+    assert {"reviews", "names", "all"} <= run.keys()
+    for found in (hard, run):
+        assert sum(count for part, (count, _) in found.items() if part != "all") == found["all"][0]
+        for part, (count, size) in found.items():
+            if part != "all":  # in which there are also buffers
+                assert size == pytest.approx((4 if part == "frozen" else 16) * count / 2**20, abs=0.051)
+    of_parameters, of_weights, of_both = ratios_of(printed[1])
+    assert of_parameters == pytest.approx(run["all"][0] / hard["all"][0], abs=0.0051)
+    assert of_weights == pytest.approx(run["all"][1] / hard["all"][1], rel=0.02)  # sizes are printed to 0.1 MiB
+    assert of_both > 0
+    weights, activations, together = memory_of(printed[1])
+    assert weights == run["all"][1]
+    assert activations > 0
+    assert together == pytest.approx(weights + activations, abs=0.11)
 
 
 @pytest.mark.parametrize(

@@ -309,6 +309,8 @@ def _score_and_save(
             sum_usage_over_ranks(run.model)
             learnt = run.model.sharing.learnt(run.model)
             results.sharing = {name: found.to_dict() for name, found in learnt.items()}
+            for warning in run.model.sharing.warnings_at_end(run.model):
+                log.warning(warning)
     test = {name: splits["test"] for name, splits in results.tasks.items() if "test" in splits}
     if test:
         record = metric_records("test", test)

@@ -19,6 +19,31 @@ def is_compiled(model: nn.Module) -> bool:
     return any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in model.modules())
 
 
+def check_can_compile(family: str, *, packed: bool, foreign_layers: bool) -> None:
+    """Refuse to compile blocks that cannot be compiled once for all steps.
+
+    Args:
+        family: the encoder's.
+        packed: whether it runs packed rows.
+        foreign_layers: whether the sharing strategy puts layers of its own into the blocks.
+
+    Raises:
+        UserError: with all reasons.
+    """
+    reasons, else_helps = [], []
+    if not packed:
+        reasons.append(f"a '{family}' model runs padded rows, whose shape differs in each step")
+        else_helps.append("choose another encoder")
+    if foreign_layers:
+        reasons.append("the sharing strategy puts layers into the blocks, which read whose tokens they see")
+        else_helps.append("take sharing=hard")
+    if reasons:
+        raise UserError(
+            f"trainer.compile: true, but {', and '.join(reasons)}; leave trainer.compile out, or "
+            f"{' and '.join(else_helps)}"
+        )
+
+
 def compile_blocks(encoder: Encoder, **options: Any) -> None:
     """Compile each block of a packed encoder, in place, with any number of tokens.
 
@@ -33,17 +58,8 @@ def compile_blocks(encoder: Encoder, **options: Any) -> None:
     Raises:
         UserError: the encoder pads, or a sharing strategy put layers of its own into the blocks.
     """
-    if not encoder.packed:
-        raise UserError(
-            f"trainer.compile: true, but a '{encoder.family}' model runs padded rows, whose shape differs in each "
-            "step; leave trainer.compile out, or choose another encoder"
-        )
+    check_can_compile(encoder.family, packed=encoder.packed, foreign_layers=encoder.has_foreign_layers)
     blocks = encoder.require_blocks("trainer.compile")
-    if foreign := encoder.foreign_layers():
-        raise UserError(
-            f"trainer.compile: true, but the sharing strategy put {', '.join(foreign)} into the blocks, which read "
-            "whose tokens they see from the step; leave trainer.compile out, or take sharing=hard"
-        )
     attention: Any = torch.compiler.disable(packed_attention)
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 

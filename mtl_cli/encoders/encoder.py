@@ -22,7 +22,13 @@ from mtl_cli.encoders.families import check_packing, first_position, max_length,
 from mtl_cli.encoders.grouping import group_for_passes
 from mtl_cli.encoders.last_block import leave_out_unread
 from mtl_cli.encoders.layout import Layout
-from mtl_cli.encoders.shape import ANY_SHARING, EncoderShape, check_num_frozen_blocks, no_blocks
+from mtl_cli.encoders.shape import (
+    ANY_SHARING,
+    EncoderShape,
+    check_num_frozen_blocks,
+    no_activation_checkpointing,
+    no_blocks,
+)
 from mtl_cli.encoders.shared_cast import share_casts
 from mtl_cli.encoders.sites import Site, SiteName, check_sites, find_sites
 from mtl_cli.types import Pooling, Step, UserError
@@ -215,13 +221,8 @@ class Encoder(nn.Module):
 
     @property
     def has_foreign_layers(self) -> bool:
-        """Whether a sharing strategy has put layers of its own into the model."""
-        return bool(self.foreign_layers())
-
-    def foreign_layers(self) -> list[str]:
-        """Return the names of the classes of ours inside the model, but for dropout."""
-        found = {type(m).__name__ for m in self.model.modules() if _is_foreign(m)}
-        return sorted(found)
+        """Whether a sharing strategy has put layers of its own into the model: modules of ours, but for dropout."""
+        return any(_is_foreign(module) for module in self.model.modules())
 
     def checkpoint_activations(self) -> None:
         """Keep only the inputs of each block for the backward pass, which computes the rest again.
@@ -230,10 +231,7 @@ class Encoder(nn.Module):
             UserError: the family cannot.
         """
         if not self.model.supports_gradient_checkpointing:
-            raise UserError(
-                f"trainer.activation_checkpointing: true, but a '{self.family}' model of transformers has none; set "
-                "trainer.batch_tokens=auto, which cuts steps into smaller parts instead"
-            )
+            raise UserError(no_activation_checkpointing(self.family))
         model = self.model  # its method has had two names in transformers 5
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})

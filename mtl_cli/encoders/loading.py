@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING
 
 from mtl_cli.types import UserError
@@ -128,8 +129,7 @@ def new_model(config: Any) -> Any:
 
 def encoder_class(config: Any, trust_remote_code: bool) -> Any:
     """The Auto class to load: of an encoder-decoder such as T5, the encoder alone."""
-    text_encoder = MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
-    if text_encoder is not None and text_encoder.__name__.endswith("EncoderModel"):
+    if _text_encoder(type(config)) is not None:
         return transformers.AutoModelForTextEncoding
     if getattr(config, "is_encoder_decoder", False) and not trust_remote_code:
         raise UserError(
@@ -137,6 +137,22 @@ def encoder_class(config: Any, trust_remote_code: bool) -> Any:
             "Of the encoder-decoder models, T5, mT5 and UMT5 can."
         )
     return transformers.AutoModel
+
+
+def _text_encoder(config_class: type) -> Any:
+    """The class of the encoder alone, of an encoder-decoder that has one."""
+    found = MODEL_FOR_TEXT_ENCODING_MAPPING.get(config_class, None)
+    return found if found is not None and found.__name__.endswith("EncoderModel") else None
+
+
+def has_activation_checkpointing(family: str) -> bool:
+    """Whether a family's models can compute activations again in the backward pass; true of families not known."""
+    if family not in CONFIG_MAPPING:
+        return True
+    config_class = CONFIG_MAPPING[family]
+    found = _text_encoder(config_class) or MODEL_MAPPING.get(config_class, None)
+    model_class = found[0] if isinstance(found, tuple) else found  # of several the first is the usual one
+    return model_class is None or bool(model_class.supports_gradient_checkpointing)
 
 
 def _without_pooler(config: Any) -> dict[str, bool]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtl_cli.encoders.families import FAMILIES_OF_ONE_BLOCK
+from mtl_cli.encoders.loading import has_activation_checkpointing
 from mtl_cli.types import UserError
 
 ANY_SHARING = "sharing=hard with sharing.num_shared_layers=null"
@@ -49,12 +50,29 @@ class EncoderShape:
         if self.family in FAMILIES_OF_ONE_BLOCK:
             raise UserError(no_blocks(setting, self.family, self.num_blocks, instead))
 
+    def check_activation_checkpointing(self) -> None:
+        """Refuse families that are known to have none.
+
+        Raises:
+            UserError: naming the setting.
+        """
+        if not has_activation_checkpointing(self.family):
+            raise UserError(no_activation_checkpointing(self.family))
+
 
 def no_blocks(setting: str, family: str, num_blocks: int, instead: str = ANY_SHARING) -> str:
     """Say that a setting asks for blocks that a family does not have."""
     return (
         f"{setting} needs an encoder with a list of {num_blocks} blocks, which a '{family}' model does not have; "
         f"choose another encoder, or what works with any: {instead}"
+    )
+
+
+def no_activation_checkpointing(family: str) -> str:
+    """Say that a family computes no activations again in the backward pass."""
+    return (
+        f"trainer.activation_checkpointing: true, but a '{family}' model of transformers has none; set "
+        "trainer.batch_tokens=auto, which cuts steps into smaller parts instead"
     )
 
 

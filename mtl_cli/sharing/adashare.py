@@ -294,6 +294,20 @@ class AdaShare(SharingStrategy):
         title = "Probability that a task selects a block"
         return {"block_selection": Learnt.of(title, tasks, columns, probabilities_KL, "share")}
 
+    def warnings_at_end(self, model: MultiTaskModel) -> list[str]:
+        """Say that weights from the warm-up know no policy, where the run has learnt one since."""
+        blocks = [block for _, block in _selected_blocks(model.encoder)]
+        # A run that was too short to learn one was told so at its first step.
+        if not any(block.learns for block in blocks) or any(float(block.is_learnt) for block in blocks):
+            return []
+        found = "null, a fifth of the run" if self.warmup_epochs is None else self.warmup_epochs
+        return [
+            f"sharing.warmup_epochs: found {found}; the best evaluation, whose weights are kept, was in this warm-up, "
+            "in which all tasks select all blocks: these are the weights of sharing=hard, and the policy learnt "
+            "afterwards is not in them. Lower it (0: no warm-up) or train longer; if scores stay below those of the "
+            "warm-up, take sharing=hard"
+        ]
+
 
 def _selected_blocks(encoder: Encoder) -> Iterator[tuple[int, SelectedBlock]]:
     """Yield the blocks that may be skipped, lowest first, with their numbers in the encoder."""

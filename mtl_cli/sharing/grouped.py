@@ -66,6 +66,10 @@ class Grouped(SharingStrategy):
         """Refuse families all of which cannot be in columns."""
         check_family(encoder, self.num_shared_layers, "sharing.groups")
 
+    def has_layers_in_blocks(self, task_names: Sequence[str], num_blocks: int) -> bool:
+        """Whether there are several groups, or one of a single task."""
+        return len(task_names) == 1 or not any(len(group) == len(task_names) for group in self.groups)
+
     def warnings(self, task_names: Sequence[str], num_blocks: int) -> list[str]:
         """Say what no groups come to, and name shared blocks of a single group."""
         num_tasks = len(task_names)

@@ -30,6 +30,10 @@ class HardSharing(SharingStrategy):
         """Whether some blocks are the tasks' own."""
         return self.num_shared_layers is not None
 
+    def has_layers_in_blocks(self, task_names: Sequence[str], num_blocks: int) -> bool:
+        """Whether some blocks are the tasks' own; none are with as many shared ones as there are."""
+        return self.num_shared_layers is not None and self.num_shared_layers < num_blocks
+
     def check_num_blocks(self, num_blocks: int) -> None:
         """Refuse more shared blocks than there are."""
         if self.num_shared_layers is not None and self.num_shared_layers > num_blocks:

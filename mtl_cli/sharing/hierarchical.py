@@ -64,8 +64,8 @@ class Hierarchical(SharingStrategy):
         levels: blocks below a task's head, by task, from 1 to the encoder's number of blocks; tasks that are not named
             have theirs at the top.
         order: the same by rank: tasks, or lists of tasks of the same height, from low to high, which are spread evenly
-            over the blocks, the last at the top; tasks that are not named have theirs at the top. One of `levels` and
-            `order` must be given.
+            over the blocks, the last at the top; tasks that are not named have theirs at the top. A single
+            height is the top, too: hard sharing. One of `levels` and `order` must be given.
         label_embeddings: whether higher tasks see what lower ones predict.
         label_embedding_size: width of v; 100 is the paper's.
         successive_regularisation: delta; 0: none. The paper has 0.01, with plain gradient descent at a rate near 1;
@@ -105,6 +105,10 @@ class Hierarchical(SharingStrategy):
     def _groups(self) -> list[list[str]]:
         return [[group] if isinstance(group, str) else list(group) for group in self.order or []]
 
+    def _named(self) -> list[str]:
+        """The tasks that `levels` or `order` names."""
+        return list(self.levels or {}) or [task for group in self._groups() for task in group]
+
     def why_no_representation(self, num_blocks: int | None) -> str | None:
         """Parameters of higher tasks are among the blocks then."""
         return "the projections of label embeddings stand between shared blocks" if self.label_embeddings else None
@@ -115,14 +119,13 @@ class Hierarchical(SharingStrategy):
         """Refuse settings that say nothing, or name a task that the run does not have."""
         if not self.levels and not self.order:
             # The example has the first task lowest, which may be the wrong one.
-            first, *others = task_names
-            example = f"[{first},[{','.join(others)}]]" if len(others) > 1 else f"[{','.join(task_names)}]"
+            first = task_names[0]
             raise UserError(
                 "sharing.order: missing. Say which tasks have their heads lower than others, from low to high, for "
-                f"example 'sharing.order={example}', or give the blocks below each head, for example "
-                f"'sharing.levels={{{first}: 2}}'. All at the same height is sharing=hard."
+                f"example 'sharing.order={_example(first, task_names)}', or give the blocks below each head, for "
+                f"example 'sharing.levels={{{first}: 2}}'. All at the same height is sharing=hard."
             )
-        named = list(self.levels or {}) or [task for group in self._groups() for task in group]
+        named = self._named()
         key = "sharing.levels" if self.levels else "sharing.order"
         for task in named:
             if task not in task_names:
@@ -144,10 +147,23 @@ class Hierarchical(SharingStrategy):
             )
 
     def warnings(self, task_names: Sequence[str], num_blocks: int) -> list[str]:
-        """Name the width of embeddings that there are not."""
-        if self.label_embeddings:
-            return []
-        return self.without_effect("label_embedding_size", why="with label_embeddings=false")
+        """Say where all heads are at the top, and name the width of embeddings that there are not."""
+        found = []
+        named = self._named()
+        if named and len(task_names) > 1 and not self.has_layers_in_blocks(task_names, num_blocks):
+            key, value = ("levels", self.levels) if self.levels else ("order", self.order)
+            found.append(
+                f"sharing.{key}: found {value}, with which all heads are at the top: this is hard sharing. To place "
+                f"'{named[0]}' below the others give 'sharing.order={_example(named[0], task_names)}', or take "
+                "sharing=hard"
+            )
+        if not self.label_embeddings:
+            found += self.without_effect("label_embedding_size", why="with label_embeddings=false")
+        return found
+
+    def has_layers_in_blocks(self, task_names: Sequence[str], num_blocks: int) -> bool:
+        """Whether a task leaves the encoder below the top."""
+        return min(self.levels_of(task_names, num_blocks).values()) < num_blocks
 
     def levels_of(self, task_names: Sequence[str], num_blocks: int) -> dict[str, int]:
         """Return how many blocks are below each task's head."""
@@ -249,6 +265,12 @@ class Hierarchical(SharingStrategy):
                 labels.norms(tasks),
             )
         return found
+
+
+def _example(lowest: str, task_names: Sequence[str]) -> str:
+    """An order that places one task below the others."""
+    others = [task for task in task_names if task != lowest]
+    return f"[{lowest},[{','.join(others)}]]" if len(others) > 1 else f"[{','.join([lowest, *others])}]"
 
 
 class ExitBlock(Wrapper):

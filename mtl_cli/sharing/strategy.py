@@ -80,6 +80,10 @@ class SharingStrategy(ABC):
         """Whether the encoder must have a list of blocks; most strategies change or look at blocks."""
         return True
 
+    def has_layers_in_blocks(self, task_names: Sequence[str], num_blocks: int) -> bool:
+        """Whether layers of its own come into the blocks of an encoder, of which there are so many."""
+        return self.needs_blocks()
+
     def check_shared_heads(self, task_names: Sequence[str]) -> None:  # noqa: B027 - most strategies leave heads alone
         """Refuse settings that do not fit heads that serve several tasks.
 
@@ -195,3 +199,7 @@ class SharingStrategy(ABC):
     def learnt(self, model: MultiTaskModel) -> dict[str, Learnt]:
         """Return what has been learnt about the tasks so far, by name."""
         return {}
+
+    def warnings_at_end(self, model: MultiTaskModel) -> list[str]:
+        """Return what a user should know of the weights that a run has kept, its best on validation."""
+        return []

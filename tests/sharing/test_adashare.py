@@ -1,14 +1,17 @@
 """Policies that select or skip blocks: samples, annealing, penalties worked out by hand, evaluation."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
 from encoders import tiny_encoders
 from encoders.tiny_encoders import CONFIGS
 from gradients.steps import LABELS, tasks
+from tiny_project import TINY
 from torch import nn
 
+from mtl_cli.cli import _main
 from mtl_cli.encoders import Encoder
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.sharing import TrainingMoment, parameter_partition
@@ -329,6 +332,47 @@ def test_by_default_the_warm_up_is_a_fifth_of_the_run():
         return {block.is_learnt.item() for block in whole.encoder.blocks}
 
     assert [is_learnt(step) for step in (0, 9, 10, 49)] == [{0.0}, {0.0}, {1.0}, {1.0}]
+
+
+@pytest.mark.parametrize("warmup_epochs", [None, 2.0])
+def test_weights_that_are_kept_from_the_warm_up_are_told_of(warmup_epochs):
+    whole = model(names=("mood", "nli"), warmup_epochs=warmup_epochs)
+    kept = {}
+    for step in (19, 20, 99):  # the last of the warm-up, the first after it, the last of the run
+        whole.sharing.start_step(whole, TrainingMoment(step, 100, 10))
+        kept[step] = deepcopy(whole.state_dict())
+    for step, weights in kept.items():
+        whole.load_state_dict(weights)
+        found = whole.sharing.warnings_at_end(whole)
+        assert len(found) == (step == 19)
+        if found:
+            given = "null, a fifth of the run" if warmup_epochs is None else "2.0"
+            assert found[0].startswith(
+                f"sharing.warmup_epochs: found {given}; the best evaluation, whose weights are kept"
+            )
+            assert "Lower it (0: no warm-up) or train longer" in found[0]
+
+
+def test_a_run_that_never_left_the_warm_up_was_told_so_at_its_first_step():
+    whole = model(names=("mood", "nli"), warmup_epochs=10.0)
+    whole.sharing.start_step(whole, TrainingMoment(99, 100, 10))
+    assert whole.sharing.warnings_at_end(whole) == []
+
+
+@pytest.mark.parametrize(("warmup_epochs", "warns"), [("null", True), ("0.0", False)])
+def test_a_run_whose_best_evaluation_was_in_the_warm_up_ends_with_a_warning(project, tmp_path, warmup_epochs, warns):
+    # Of ten steps two are the warm-up; no later evaluation is better by so much than the first.
+    steps = ["trainer.max_steps=10", "trainer.evaluate_every=1", "trainer.min_improvement=100"]
+    arguments = [
+        *TINY,
+        *steps,
+        "task=[reviews,names]",
+        f"sharing.warmup_epochs={warmup_epochs}",
+        f"hydra.run.dir={tmp_path}",
+    ]
+    assert _main(["train", "--config-dir", str(project), "sharing=adashare", *arguments]) == 0
+    text = (tmp_path / "log.txt").read_text()
+    assert ("the best evaluation, whose weights are kept, was in this warm-up" in text) == warns
 
 
 def test_selection_by_task_and_block():

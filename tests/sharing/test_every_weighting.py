@@ -36,6 +36,12 @@ SETTINGS = {
     "ple": {"expert_width": 4},
 }
 
+# What may have a gradient of zero in a step, by a part of its name.
+MAY_BE_ZERO = {
+    "layer_mix": ".logits",  # dropout may leave one state of two, whose share is 1 whatever the logits
+    "moe": ".experts.",  # no token may have chosen an expert
+}
+
 
 def yaml_of(group, name):
     return yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
@@ -103,7 +109,11 @@ def test_a_pair_that_makes_sense_trains_every_parameter(strategy, weighting):
         assert [name for name, parameter in trained.items() if parameter.grad is None] == []
         norms = torch.stack(torch._foreach_norm([parameter.grad for parameter in trained.values()]))
         assert norms.isfinite().all()
-        assert norms.count_nonzero() >= 0.4 * len(norms)  # PBI leaves out one task of two where it weighs 0
+        zero = [name for name, norm in zip(trained, norms, strict=True) if norm == 0]
+        if weighting == "pbi":  # leaves out a task of two whose weight it lowers to 0
+            assert len(zero) <= 0.6 * len(norms)
+        else:
+            assert [name for name in zero if MAY_BE_ZERO.get(strategy, "none") not in name] == []
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         engine.after_update()

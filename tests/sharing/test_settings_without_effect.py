@@ -54,7 +54,7 @@ CONF = Path(__file__).parents[2] / "conf/sharing"
         (Sluice(num_subspaces=1, orthogonality=1.0), ["orthogonality"]),
         (Sluice(num_subspaces=1, orthogonality=0.0), []),
         (Sluice(num_shared_layers=2, last_block_weight=0.5), ["last_block_weight"]),
-        (Hierarchical(order=["a"], label_embedding_size=5), ["label_embedding_size"]),
+        (Hierarchical(order=["a", "b"], label_embedding_size=5), ["label_embedding_size"]),
         (AdaShare(sparsity=0.0, sparsity_form="code"), ["sparsity_form"]),
         (AdaShare(blocks=[-1], sharing=0.5), ["sharing"]),
         (AdaShare(temperature_decay=1.0, min_temperature=1.0), ["min_temperature"]),
@@ -68,6 +68,36 @@ def test_settings_without_effect_are_named(strategy, idle):
     found = strategy.warnings(["a", "b"], 3)
     assert [text.removeprefix("sharing.").partition(":")[0] for text in found] == idle
     assert all("found" in text and ("no effect" in text or "groups" in text) for text in found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "tasks_of_run", "found", "example"),
+    [
+        ({"order": ["b"]}, "abc", "order: found ['b']", "[b,[a,c]]"),
+        ({"order": ["b"]}, "ab", "order: found ['b']", "[b,a]"),
+        ({"order": [["a", "b", "c"]]}, "abc", "order: found [['a', 'b', 'c']]", "[a,[b,c]]"),
+        ({"levels": {"c": 6}}, "abc", "levels: found {'c': 6}", "[c,[a,b]]"),
+        ({"levels": {"b": 6, "a": 6}}, "ab", "levels: found {'b': 6, 'a': 6}", "[b,a]"),
+    ],
+)
+def test_heads_that_are_all_at_the_top_are_told_of_with_the_order_that_places_one_lower(
+    settings, tasks_of_run, found, example
+):
+    (text,) = Hierarchical(**settings).warnings(list(tasks_of_run), 6)
+    assert text.startswith(f"sharing.{found}, with which")
+    assert "this is hard sharing" in text
+    assert f"'sharing.order={example}'" in text
+    working = Hierarchical(order=yaml.safe_load(example))
+    working.check_tasks(list(tasks_of_run))
+    assert working.warnings(list(tasks_of_run), 6) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_blocks"),
+    [({"order": ["a", "b"]}, 2), ({"levels": {"a": 5}}, 6), ({"levels": {"a": 3, "b": 3}}, 6)],
+)
+def test_heads_of_different_heights_or_below_the_top_are_not_told_of(settings, num_blocks):
+    assert Hierarchical(**settings).warnings(["a", "b"], num_blocks) == []
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "grouped"))

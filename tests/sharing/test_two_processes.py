@@ -19,6 +19,7 @@ from sharing.test_matrix import (
     distance,
     draws_without_noise,
     even_step,
+    kinds_apart,
     model_of,
     strategy_of,
     without_dropout,
@@ -55,6 +56,7 @@ def check(name, variant, weighting, step, cut, in_training):
     off = distance(found, wanted)
     how = f"{name}, {weighting.__name__}, {cut.__name__}"
     assert off < 1e-4, f"{how}: off by {off}"
+    assert kinds_apart(found, wanted) == {}, how
     assert costs_of_parts == pytest.approx(costs, rel=1e-4), f"{how}: {costs_of_parts} instead of {costs}"
 
 
