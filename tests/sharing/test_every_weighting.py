@@ -63,22 +63,28 @@ PAIRS = [(strategy, weighting) for strategy in STRATEGIES for weighting in WEIGH
 TRAINED = [pair for pair in PAIRS if pair not in REFUSED]
 
 
-@cache
-def model_of(strategy, task_names):
-    """A model of two blocks away from its neutral start, and its tensors; steps leave the start to be put back."""
+def new_model(strategy, task_names, settings):
+    """A model of two blocks away from its neutral start, in training."""
     torch.manual_seed(0)
     spec = TransformerEncoder(vocab_size=300, hidden_size=16, num_layers=2, num_heads=2, max_length=32)
     encoder = spec.build(tokenizer=tiny_encoders.tokenizer())
     encoder.model.resize_token_embeddings(tiny_encoders.VOCABULARY, mean_resizing=False)
-    sharing = instantiate(yaml_of("sharing", strategy) | SETTINGS.get(strategy, {}))
+    sharing = instantiate(yaml_of("sharing", strategy) | settings)
     of_tasks = {task: tasks()[task] for task in task_names}
     model = MultiTaskModel(encoder, sharing, of_tasks, {task: LABELS[task] for task in task_names})
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn(parameter.shape))
+    return model.train()
+
+
+@cache
+def model_of(strategy, task_names):
+    """A new model and its tensors; steps leave the start to be put back."""
+    model = new_model(strategy, task_names, SETTINGS.get(strategy, {}))
     tensors = [*model.parameters(), *model.buffers()]
-    return model.train(), tensors, [tensor.detach().clone() for tensor in tensors]
+    return model, tensors, [tensor.detach().clone() for tensor in tensors]
 
 
 @cache
