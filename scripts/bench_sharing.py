@@ -25,7 +25,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +34,16 @@ from bench_steps import ENCODERS, Bench, summary, timed, watch_load
 from rich.console import Console
 from rich.table import Table
 
-from mtl_cli.bench.synthetic import told_of_tasks
+from mtl_cli.bench.synthetic import moments_past_warm_ups, told_of_tasks
 from mtl_cli.build import instantiate
 from mtl_cli.commands.dry_run import operations_of
 from mtl_cli.precision import choose_device, choose_precision
-from mtl_cli.sharing import HardSharing, SharingStrategy, TrainingMoment
+from mtl_cli.sharing import HardSharing, SharingStrategy
 from mtl_cli.training import peak_memory_bytes
 from mtl_cli.training.allocator import keep_freed_memory
 from mtl_cli.weighting import Equal
 
 CONF = Path(__file__).parents[1] / "conf/sharing"
-TOTAL_STEPS, STEPS_PER_EPOCH = 1000, 100  # of the run that the steps are said to be of, its warm-ups past
 MEMORY_STEPS = 3
 
 Step = Callable[[], None]
@@ -73,10 +71,10 @@ def make_bench(args: argparse.Namespace, name: str, num_tasks: int, device: torc
 def make_step(bench: Bench) -> Step:
     """A function that makes one training step."""
     engine = bench.engine(Equal())
-    steps = count(TOTAL_STEPS // 2)
+    moments = moments_past_warm_ups()
 
     def step() -> None:
-        bench.model.sharing.start_step(bench.model, TrainingMoment(next(steps), TOTAL_STEPS, STEPS_PER_EPOCH))
+        bench.model.sharing.start_step(bench.model, next(moments))
         bench.catch_up()
         engine.step([[bench.step_of_rows]])
         bench.update()

@@ -23,7 +23,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mtl_cli.bench.single_task import stock_encoder
-from mtl_cli.bench.synthetic import SyntheticRun, make_step, told_of_tasks
+from mtl_cli.bench.synthetic import SyntheticRun, make_step, moments_past_warm_ups, told_of_tasks
 from mtl_cli.build import instantiate
 from mtl_cli.data import TaskData
 from mtl_cli.data.encoded import EncodedSplit
@@ -33,7 +33,7 @@ from mtl_cli.model import MultiTaskModel
 from mtl_cli.precision import autocast
 from mtl_cli.sampling import AllTasks
 from mtl_cli.saved_model import UnavailableSource
-from mtl_cli.sharing import HardSharing, TrainingMoment
+from mtl_cli.sharing import HardSharing
 from mtl_cli.tasks import SingleTextClassification
 from mtl_cli.tracking import Loggers, NoMetricsFile, Progress, RunFolder, RunInfo
 from mtl_cli.training import AdamW, Constant, Trainer, TrainingRun
@@ -352,7 +352,10 @@ def check_waiting(device: torch.device) -> Check:
 
 
 def strategy_step(settings: Path, device: torch.device, precision: Any) -> dict[str, torch.Tensor]:
-    """Gradients, losses and penalties of a training step of three tasks under a sharing strategy, without dropout."""
+    """Gradients, losses and penalties of a training step of three tasks under a sharing strategy, without dropout.
+
+    Random numbers of a strategy, which two devices draw differently, are all 1/2, and its warm-up is over.
+    """
     names = [f"task{i}" for i in range(3)]
     told = told_of_tasks(yaml.safe_load(settings.read_text(encoding="utf-8")), names)
     if "dropout" in told:
@@ -362,8 +365,9 @@ def strategy_step(settings: Path, device: torch.device, precision: Any) -> dict[
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     engine = run.engine(Equal())
-    run.model.sharing.start_step(run.model, TrainingMoment(0, 1000, 100))
-    result = engine.step([[run.step_of_rows]])
+    run.model.sharing.start_step(run.model, next(moments_past_warm_ups()))
+    with mock.patch.object(torch, "rand_like", lambda x: torch.full_like(x, 0.5)):
+        result = engine.step([[run.step_of_rows]])
     found = {name: p.grad.clone() for name, p in run.model.named_parameters() if p.grad is not None}
     run.update()
     engine.after_update()

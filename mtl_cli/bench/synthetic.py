@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from mtl_cli.gradients import GradientEngine, Losses
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.precision import Precision, choose_precision
 from mtl_cli.saved_model import UnavailableSource
-from mtl_cli.sharing import SharingStrategy
+from mtl_cli.sharing import SharingStrategy, TrainingMoment
 from mtl_cli.tasks import SingleTextClassification
 from mtl_cli.training import AdamW
 from mtl_cli.training.clipping import clip_gradients
@@ -75,6 +76,12 @@ class SyntheticRun:
         clip_gradients(self.optimizer, self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+
+def moments_past_warm_ups() -> Iterator[TrainingMoment]:
+    """Moments of a made-up run, from its middle on: what a strategy does after its warm-up is what most steps do."""
+    total_steps, steps_per_epoch = 1000, 100
+    return (TrainingMoment(step, total_steps, steps_per_epoch) for step in count(total_steps // 2))
 
 
 def halves(task_names: Sequence[str]) -> list[list[str]]:

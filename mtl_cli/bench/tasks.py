@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,12 @@ from mtl_cli.bench.protocol import Measured, Spread, interleave, machine_record,
 from mtl_cli.bench.report import BenchReport, mebibytes, share
 from mtl_cli.bench.settings import BenchSettings
 from mtl_cli.bench.speed import remarks_on_peaks
-from mtl_cli.bench.synthetic import SyntheticRun, fewest_tokens, told_of_tasks
+from mtl_cli.bench.synthetic import SyntheticRun, fewest_tokens, moments_past_warm_ups, told_of_tasks
 from mtl_cli.bench.work import Work
 from mtl_cli.build import instantiate
 from mtl_cli.encoders.compiling import compile_blocks
 from mtl_cli.errors import UserError
-from mtl_cli.sharing import SharingStrategy, TrainingMoment
+from mtl_cli.sharing import SharingStrategy
 from mtl_cli.training import AdamW, Trainer
 from mtl_cli.weighting import Weighting
 
@@ -38,7 +37,6 @@ _COLUMNS = (
     "tasks", "x one task's step", "tokens/s", "CPU of one thread, x",
     "padding, linear", "attention", "of the ceiling", "peak MiB",
 )  # fmt: skip
-_TOTAL_STEPS, _STEPS_PER_EPOCH = 1000, 100  # of the run that the steps are said to be of, its warm-ups past
 _NOT_FOLLOWED = ("num_micro_batches", "batch_tokens", "max_grad_norm", "parallelism")
 """Settings of the trainer that change a step of `mtl train`, and none of these."""
 
@@ -73,15 +71,14 @@ class StepOfTasks:
         if trainer.compile:
             compile_blocks(self.run.model.encoder)
         self.engine = self.run.engine(weighting)
-        self._steps = count(_TOTAL_STEPS // 2)
+        self._moments = moments_past_warm_ups()
 
     def round(self) -> Measured:
         """Make the steps."""
         wait_for(self.run.device)
         wall, cpu = time.perf_counter(), time.thread_time()
         for _ in range(_STEPS_OF_ROUND):
-            moment = TrainingMoment(next(self._steps), _TOTAL_STEPS, _STEPS_PER_EPOCH)
-            self.run.model.sharing.start_step(self.run.model, moment)
+            self.run.model.sharing.start_step(self.run.model, next(self._moments))
             self.run.catch_up()
             self.engine.step([[self.run.step_of_rows]])
             self.run.update()

@@ -16,7 +16,6 @@ from mtl_cli.build import instantiate
 from mtl_cli.data import EncodedSplit, TaskData
 from mtl_cli.distributed.launched import launched
 from mtl_cli.encoders import Encoder
-from mtl_cli.encoders.grouping import group_for_passes
 from mtl_cli.gradients import GradientEngine, Losses
 from mtl_cli.model import MultiTaskModel
 from mtl_cli.precision import choose_device, choose_precision
@@ -144,7 +143,7 @@ class StepSizes:
     Attributes:
         rows: mean rows of a step.
         tokens: mean tokens.
-        padded: share of what is computed that is padding, where the encoder pads.
+        padded: share of what is computed that is padding; 0 where rows are packed.
     """
 
     rows: float
@@ -152,15 +151,40 @@ class StepSizes:
     padded: float
 
     @classmethod
-    def of_first(cls, stream: StepStream, splits: Mapping[str, EncodedSplit], num_steps: int) -> StepSizes:
-        """Draw the first steps of a run, whose stream this is, and look at their lengths."""
+    def of_first(
+        cls,
+        stream: StepStream,
+        splits: Mapping[str, EncodedSplit],
+        num_steps: int,
+        num_slots: Callable[[np.ndarray], int],
+    ) -> StepSizes:
+        """Draw the first steps of a run, whose stream this is, and look at their lengths.
+
+        Args:
+            stream: of the run.
+            splits: that it draws from.
+            num_steps: how many.
+            num_slots: places that are computed for rows of such lengths, padding included.
+        """
         rows, tokens, slots = [], [], []
         for number in range(num_steps):
             lengths = np.concatenate([splits[name].lengths[r] for name, r in stream.next_step(number).items()])
             rows.append(len(lengths))
             tokens.append(int(lengths.sum()))
-            slots.append(sum(len(group) * int(lengths[group].max()) for group in group_for_passes(lengths)))
+            slots.append(num_slots(lengths))
         return cls(float(np.mean(rows)), float(np.mean(tokens)), 1 - sum(tokens) / sum(slots))
+
+
+def slots_of_run(encoder: Encoder, parallelism: str | None) -> Callable[[np.ndarray], int]:
+    """Return what counts the places that a run computes for rows of such lengths, padding included.
+
+    Args:
+        encoder: with the strategy's layers in place.
+        parallelism: the trainer's; FSDP keeps padded rows together, as it does once it has divided the encoder.
+    """
+    if parallelism == "fsdp" and not encoder.packed:
+        return lambda lengths_B: len(lengths_B) * int(lengths_B.max())
+    return encoder.num_slots
 
 
 def cuts_of_step(trainer: Mapping[str, Any], num_processes: int) -> str | None:
@@ -200,7 +224,6 @@ def compare_with_hard_sharing(
     step = stream.collate(stream.labelled([stream.next_step(0)])[0])
     steps = count_steps_per_epoch(sampler, splits, seed=config["seed"])
     fresh = StepStream(sampler, splits, seed=config["seed"], total_steps=steps)
-    sizes = StepSizes.of_first(fresh, splits, min(steps, _SAMPLED_STEPS))
     device = choose_device(config["trainer"].get("device", "auto"))
     precision = choose_precision(config["trainer"].get("precision", "auto"), device)
     of_step = sum(batch.num_tokens for batch in step.values())
@@ -219,9 +242,11 @@ def compare_with_hard_sharing(
         if name == "run":
             cut = isinstance(at_once, int) or config["trainer"].get("num_micro_batches", 1) > 1
             kept = bytes_of_weighting(model, weighting, step, precision, micro_batches=cut)
+            num_slots = slots_of_run(model.encoder, config["trainer"].get("parallelism"))
+            sizes = StepSizes.of_first(fresh, splits, min(steps, _SAMPLED_STEPS), num_slots)
     run, hard = costs["run"], costs["hard"]
-    share = 1.0 if encoder.packed else 1 - sizes.padded  # padding counts in batch_tokens
-    tokens = min(sizes.tokens, at_once * share) if isinstance(at_once, int) else sizes.tokens
+    # Padding counts in batch_tokens.
+    tokens = min(sizes.tokens, at_once * (1 - sizes.padded)) if isinstance(at_once, int) else sizes.tokens
     table = Table(title=f"{type(chosen).__name__}: what would be trained", title_justify="left", show_edge=False)
     for column in _COLUMNS:
         table.add_column(column, justify="left" if column in ("part", "") else "right")

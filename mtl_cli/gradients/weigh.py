@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mtl_cli.weighting import GramianWeighting, SquaresWeighting, StepInfo
+from mtl_cli.weighting import GramianWeighting, StepInfo
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def weigh(weighting: GramianWeighting, gramian_KK: torch.Tensor, step: StepInfo)
     and weighs all. Where no task has a gradient, and with methods that need every task, all of them are asked about.
     """
     there_K = gramian_KK.diagonal() != 0
-    asks_all = weighting.needs_tasks == "all" or isinstance(weighting, SquaresWeighting)
+    asks_all = "all" in (weighting.needs_tasks, weighting.asks_about)
     if asks_all or bool(there_K.all()) or not bool(there_K.any()):
         weights_K = weighting.weights(gramian_KK, step)
         return Weighed(_on_cpu(weights_K), _on_cpu(weighting.head_weights(step, weights_K)))

@@ -56,7 +56,7 @@ class Grouped(SharingStrategy):
             )
         if not all(self.groups):
             raise UserError(f"sharing.groups: found an empty group in {self.groups}; leave it out.")
-        self._in_one_group = any(len(group) == len(task_names) for group in self.groups)
+        self._in_one_group = self._is_one_group(task_names)
 
     def check_num_blocks(self, num_blocks: int) -> None:
         """Refuse to share all blocks."""
@@ -68,7 +68,7 @@ class Grouped(SharingStrategy):
 
     def has_layers_in_blocks(self, task_names: Sequence[str], num_blocks: int) -> bool:
         """Whether there are several groups, or one of a single task."""
-        return len(task_names) == 1 or not any(len(group) == len(task_names) for group in self.groups)
+        return len(task_names) == 1 or not self._is_one_group(task_names)
 
     def warnings(self, task_names: Sequence[str], num_blocks: int) -> list[str]:
         """Say what no groups come to, and name shared blocks of a single group."""
@@ -79,9 +79,12 @@ class Grouped(SharingStrategy):
                 f"sharing.groups: found none, so that each of the {num_tasks} tasks is a group by itself and {shared}; "
                 "name them with sharing.groups=[[TASK,TASK],[TASK]]"
             ]
-        if num_tasks > 1 and any(len(group) == num_tasks for group in self.groups):
+        if num_tasks > 1 and self._is_one_group(task_names):
             return self.without_effect("num_shared_layers", why="with all tasks in one group")
         return []
+
+    def _is_one_group(self, task_names: Sequence[str]) -> bool:
+        return any(len(group) == len(task_names) for group in self.groups)
 
     def num_shared_blocks(self, num_blocks: int) -> int:
         """Return the number of blocks below the groups' own, or all of them where a group has several tasks."""

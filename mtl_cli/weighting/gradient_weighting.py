@@ -87,7 +87,14 @@ class GradientWeighting(Weighting):
 
 @dataclass(kw_only=True)
 class GramianWeighting(GradientWeighting):
-    """A method whose update is a weighted sum of the tasks' gradients, with weights that follow from inner products."""
+    """A method whose update is a weighted sum of the tasks' gradients, with weights that follow from inner products.
+
+    Attributes:
+        asks_about: of which tasks of the step `weights` is asked about a group of parameters: of those that have a
+            gradient of it, or of all.
+    """
+
+    asks_about: ClassVar[Literal["with_gradient", "all"]] = "with_gradient"
 
     @abstractmethod
     def weights(self, gramian_KK: torch.Tensor, step: StepInfo) -> torch.Tensor:
@@ -95,9 +102,9 @@ class GramianWeighting(GradientWeighting):
 
         Args:
             gramian_KK: inner products of the tasks' gradients G = J Jᵀ, float64 on the CPU, (K, K). Tasks of the step
-                that have no gradient of these parameters are left out, here and in `step`, unless `needs_tasks` is
-                "all" or none has one. With `num_batches` = 3 the inner products between the first and the second
-                batch, J_1 J_2ᵀ, which need not be symmetric; the weights then apply to the third.
+                that have no gradient of these parameters are left out, here and in `step`, unless `asks_about` or
+                `needs_tasks` is "all", or none has one. With `num_batches` = 3 the inner products between the first
+                and the second batch, J_1 J_2ᵀ, which need not be symmetric; the weights then apply to the third.
             step: the step, with these tasks.
 
         Returns:
@@ -130,6 +137,7 @@ class SquaresWeighting(GramianWeighting):
     """
 
     needs_gradients: ClassVar[bool] = True
+    asks_about: ClassVar[Literal["with_gradient", "all"]] = "all"  # as `observe` is, whose findings `scratch` holds
 
     @abstractmethod
     def observe(self, gradients_KP: torch.Tensor, squares_KP: torch.Tensor, step: StepInfo) -> None:

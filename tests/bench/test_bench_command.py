@@ -15,6 +15,7 @@ from mtl_cli.bench.loop import COMPUTE
 from mtl_cli.cli import _main
 from mtl_cli.commands import train as train_command
 from mtl_cli.plain_words import composing_words
+from mtl_cli.sharing import AdaShare
 
 SMALL = [
     *TINY[:-1],
@@ -168,6 +169,21 @@ def test_strategies_that_name_tasks_are_told_of_the_made_up_ones(sharing, bench)
     printed, report = bench("of=tasks", f"sharing={sharing}", "bench.num_tasks=[3]", "bench.tokens=512")
     assert list(report["figures"]["tasks"]) == ["1", "3"]
     assert "told of the tasks by halves" in printed
+
+
+def test_steps_of_many_tasks_are_those_of_a_run_whose_warm_ups_are_over(bench, monkeypatch):
+    penalties = AdaShare.penalties
+    found = []
+
+    def spied(strategy, model):
+        found.append(set(penalties(strategy, model)))
+        return penalties(strategy, model)
+
+    monkeypatch.setattr(AdaShare, "penalties", spied)
+    bench("of=tasks", "sharing=adashare", "bench.num_tasks=[2]", "bench.tokens=512")
+    # Of one task, of two; none before policies are learnt.
+    assert found[0]
+    assert all(names and names <= {"sparsity", "sharing"} for names in found)
 
 
 def test_settings_without_effect_are_named(bench, caplog):

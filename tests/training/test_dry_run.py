@@ -12,7 +12,9 @@ from mtl_cli.commands.dry_run import (
     measure_step,
     operations_of,
     parts_of,
+    slots_of_run,
 )
+from mtl_cli.sharing import CrossStitch
 from mtl_cli.weighting import Equal, MoCo, NashMTL, UncertaintyWeighting
 
 
@@ -110,7 +112,25 @@ class Stream:
         return [{"a": np.array([0, 1]), "b": np.array([0])}, {"b": np.array([1])}][number]
 
 
-def test_padding_is_what_rows_lack_of_the_longest_of_their_step():
-    # Step 1: 3 + 5 + 4 tokens in 3 x 5 places; step 2: 8 in 8. 20 of 23 places hold tokens.
-    found = StepSizes.of_first(Stream(), {"a": Lengths(3, 5), "b": Lengths(4, 8)}, 2)
-    assert found == StepSizes(rows=2.0, tokens=10.0, padded=pytest.approx(3 / 23))
+@pytest.mark.parametrize(
+    ("packed", "parallelism", "padded"),
+    [
+        (True, None, 0.0),
+        # Step 1: 3 + 5 + 4 tokens in 3 x 5 places; step 2: 8 in 8. 20 of 23 places hold tokens.
+        (False, None, 3 / 23),
+        (False, "fsdp", 3 / 23),
+    ],
+)
+def test_padding_is_what_rows_lack_of_the_longest_of_their_step(packed, parallelism, padded):
+    num_slots = slots_of_run(model_of(packed=packed).encoder, parallelism)
+    found = StepSizes.of_first(Stream(), {"a": Lengths(3, 5), "b": Lengths(4, 8)}, 2, num_slots)
+    assert found == StepSizes(rows=2.0, tokens=10.0, padded=pytest.approx(padded))
+
+
+def test_rows_of_other_lengths_are_padded_where_they_stay_together():
+    lengths_B = np.array([8] * 64 + [128] * 64)
+    assert slots_of_run(model_of(packed=False).encoder, None)(lengths_B) == 64 * (8 + 128)  # a pass for each length
+    assert slots_of_run(model_of(packed=False).encoder, "fsdp")(lengths_B) == 128 * 128
+    assert slots_of_run(model_of(packed=True).encoder, "fsdp")(lengths_B) == 64 * (8 + 128)
+    with_layers = model_of(packed=False, sharing=CrossStitch()).encoder
+    assert slots_of_run(with_layers, None)(lengths_B) == 128 * 128
