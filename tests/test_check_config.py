@@ -174,7 +174,7 @@ def test_blocks_that_cannot_be_compiled_are_said_with_all_other_errors():
         "weighting.engine: found 'segmented', but the encoder runs padded rows and the model is compiled "
         "(trainer.compile); use auto or per_task",
         "trainer.compile: true, but a 'modernbert' model runs padded rows, whose shape differs in each step; leave "
-        "trainer.compile out, or choose another encoder",
+        "trainer.compile out, or take encoder.packing=auto",
     ]
     found = problems("sharing=moe", "sharing.blocks=[7]", "trainer.compile=true")
     assert [text.split(":")[0] for text in found] == ["sharing.blocks", "trainer.compile"]

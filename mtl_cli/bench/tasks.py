@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from mtl_cli.bench.ceiling import Ceiling, EncoderSize
 from mtl_cli.bench.our_training import padding_of
@@ -25,6 +26,7 @@ from mtl_cli.build import instantiate
 from mtl_cli.encoders.compiling import compile_blocks
 from mtl_cli.errors import UserError
 from mtl_cli.sharing import SharingStrategy
+from mtl_cli.shipped_conf import conf_dir
 from mtl_cli.training import AdamW, Trainer
 from mtl_cli.weighting import Weighting
 
@@ -101,7 +103,8 @@ class StepOfTasks:
 def settings_without_effect(config: Mapping[str, Any]) -> list[str]:
     """Return a warning for each setting of a training step that differs from its default and is not followed.
 
-    A step is whole, its gradients are clipped to a norm of 1, and AdamW has the same settings whatever is composed.
+    A step is whole, of made-up rows, its gradients are clipped to a norm of 1, and AdamW has the same settings and
+    learning rate whatever is composed.
     """
     # The learning rate is the encoder's where none is given.
     optimizer = AdamW(lr=config["encoder"].get("default_lr", config["optimizer"].get("lr", AdamW().lr)))
@@ -109,6 +112,8 @@ def settings_without_effect(config: Mapping[str, Any]) -> list[str]:
         "trainer": {key: value for key, value in vars(Trainer()).items() if key in _NOT_FOLLOWED},
         "optimizer": vars(optimizer),
     }
+    for name, shipped in (("sampler", "all_tasks"), ("schedule", "linear")):
+        default[name] = yaml.safe_load((conf_dir() / name / f"{shipped}.yaml").read_text(encoding="utf-8"))
     return [
         f"{name}.{key}: found {config[name][key]!r}, which has no effect with of=tasks"
         for name, settings in default.items()

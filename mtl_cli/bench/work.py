@@ -126,14 +126,9 @@ def _cut(data: TaskData, num_examples: int, seed: int) -> TaskData:
 
 
 def slots_of(layout: Layout, encoder: Encoder) -> tuple[int, int]:
-    """Slots that linear layers and attention (as it runs on a CPU) compute in a pass, padding included.
-
-    An encoder that pads makes passes by length, but one of all rows where it keeps them together.
-    """
-    cpu = torch.device("cpu")
-    if layout.packed:
-        groups = layout.attention_plan(cpu).groups
-        return layout.num_tokens, sum(group.num_rows * group.length for group in groups)
-    passes = [layout] if encoder.keeps_rows_together else [group.layout for group in layout.groups_for_passes(cpu)]
-    slots = sum(one.num_rows * one.max_length for one in passes)
-    return slots, slots
+    """Slots that linear layers and attention (as it runs on a CPU) compute in a pass, padding included."""
+    slots = encoder.num_slots(layout.lengths)
+    if not layout.packed:
+        return slots, slots
+    groups = layout.attention_plan(torch.device("cpu")).groups
+    return slots, sum(group.num_rows * group.length for group in groups)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -144,11 +145,13 @@ class StepSizes:
         rows: mean rows of a step.
         tokens: mean tokens.
         padded: share of what is computed that is padding; 0 where rows are packed.
+        longest_row: tokens of the longest row of all.
     """
 
     rows: float
     tokens: float
     padded: float
+    longest_row: int
 
     @classmethod
     def of_first(
@@ -172,19 +175,14 @@ class StepSizes:
             rows.append(len(lengths))
             tokens.append(int(lengths.sum()))
             slots.append(num_slots(lengths))
-        return cls(float(np.mean(rows)), float(np.mean(tokens)), 1 - sum(tokens) / sum(slots))
+        longest_row = max(int(split.lengths.max()) for split in splits.values())
+        return cls(float(np.mean(rows)), float(np.mean(tokens)), 1 - sum(tokens) / sum(slots), longest_row)
 
-
-def slots_of_run(encoder: Encoder, parallelism: str | None) -> Callable[[np.ndarray], int]:
-    """Return what counts the places that a run computes for rows of such lengths, padding included.
-
-    Args:
-        encoder: with the strategy's layers in place.
-        parallelism: the trainer's; FSDP keeps padded rows together, as it does once it has divided the encoder.
-    """
-    if parallelism == "fsdp" and not encoder.packed:
-        return lambda lengths_B: len(lengths_B) * int(lengths_B.max())
-    return encoder.num_slots
+    def at_once(self, batch_tokens: int | str | None) -> float:
+        """Tokens of an average step that go through the model at once, where a longer row than the bound goes alone."""
+        if not isinstance(batch_tokens, int):
+            return self.tokens
+        return min(self.tokens, max(batch_tokens * (1 - self.padded), self.longest_row))  # padding counts in the bound
 
 
 def cuts_of_step(trainer: Mapping[str, Any], num_processes: int) -> str | None:
@@ -242,11 +240,12 @@ def compare_with_hard_sharing(
         if name == "run":
             cut = isinstance(at_once, int) or config["trainer"].get("num_micro_batches", 1) > 1
             kept = bytes_of_weighting(model, weighting, step, precision, micro_batches=cut)
-            num_slots = slots_of_run(model.encoder, config["trainer"].get("parallelism"))
+            divided = config["trainer"].get("parallelism") == "fsdp" and launched().world_size > 1
+            num_slots = partial(model.encoder.num_slots, divided=divided)
             sizes = StepSizes.of_first(fresh, splits, min(steps, _SAMPLED_STEPS), num_slots)
     run, hard = costs["run"], costs["hard"]
-    # Padding counts in batch_tokens.
-    tokens = min(sizes.tokens, at_once * (1 - sizes.padded)) if isinstance(at_once, int) else sizes.tokens
+    tokens = sizes.at_once(at_once)
+    bounded = tokens < sizes.tokens
     table = Table(title=f"{type(chosen).__name__}: what would be trained", title_justify="left", show_edge=False)
     for column in _COLUMNS:
         table.add_column(column, justify="left" if column in ("part", "") else "right")
@@ -274,7 +273,7 @@ def compare_with_hard_sharing(
     console = Console()
     console.print(table)
     padding = f", {sizes.padded:.0%} padding on top" if not encoder.packed else ""
-    cuts = cuts_of_step(config["trainer"], launched().world_size) if tokens == sizes.tokens else None
+    cuts = None if bounded else cuts_of_step(config["trainer"], launched().world_size)
     lines = (
         f"one epoch: {steps:,} steps; a step: {sizes.rows:,.0f} rows, {sizes.tokens:,.0f} tokens on average{padding}, "
         f"{run.operations / of_step * sizes.tokens / 1e9:,.1f} G operations in matrix products (forward and backward), "

@@ -41,7 +41,7 @@ def use_fused_from(tokens: int) -> None:
 
 
 def measure_fused_from(attend: Attend, dtype: torch.dtype, head_width: int) -> int:
-    """Time both ways at some lengths, forward and back; return from where on fused wins. Takes some tenths of a second.
+    """Time both ways at some lengths, forward and back; return from where on fused wins. Takes a tenth of a second.
 
     Args:
         attend: goes by `fused_from`, without dropout: what is timed is what a run computes, laying out included.
@@ -66,10 +66,12 @@ def _first_fused(attend: Attend, dtype: torch.dtype, head_width: int) -> int:
         shape = (1, _HEADS, layout.num_tokens, head_width)
         rows = [torch.ones(shape, dtype=dtype, requires_grad=True) for _ in range(3)]
         seconds: dict[int, list[float]] = {1: [], LONGEST: []}  # fused, by products
-        for _ in range(_ROUNDS):
+        for number in range(_ROUNDS + 1):  # the first warms up
             for fused_at, times in seconds.items():
                 use_fused_from(fused_at)
-                times.append(_seconds(attend, rows, layout))
+                taken = _seconds(attend, rows, layout)
+                if number > 0:
+                    times.append(taken)
         if min(seconds[1]) > _GAIN * min(seconds[LONGEST]):
             break
         found = length

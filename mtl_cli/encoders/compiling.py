@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mtl_cli.encoders.attention import PACKED_ATTENTION, packed_attention
+from mtl_cli.encoders.families import PACKED_FAMILIES
 from mtl_cli.types import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def check_can_compile(family: str, *, packed: bool, foreign_layers: bool) -> Non
     reasons, else_helps = [], []
     if not packed:
         reasons.append(f"a '{family}' model runs padded rows, whose shape differs in each step")
-        else_helps.append("choose another encoder")
+        else_helps.append("take encoder.packing=auto" if family in PACKED_FAMILIES else "choose another encoder")
     if foreign_layers:
         reasons.append("the sharing strategy puts layers into the blocks, which read whose tokens they see")
         else_helps.append("take sharing=hard")

@@ -198,15 +198,19 @@ class Encoder(nn.Module):
         hidden_BTD = self.model(input_ids=input_ids_BT, **arguments).last_hidden_state
         return hidden_BTD.flatten(0, 1).index_select(0, padding.slot_of_token_N)
 
-    def num_slots(self, lengths_B: np.ndarray) -> int:
+    def num_slots(self, lengths_B: np.ndarray, *, divided: bool = False) -> int:
         """Return how many places of hidden states a pass over rows of these lengths computes, padding included.
 
         Memory goes by them. They are the tokens where rows are packed; columns of a strategy, which repeat rows, are
         not counted.
+
+        Args:
+            lengths_B: tokens of each row.
+            divided: as it will be once FSDP has divided the model.
         """
         if self.packed or len(lengths_B) == 0:
             return int(lengths_B.sum())
-        if self.keeps_rows_together:
+        if self.keeps_rows_together or divided:
             return len(lengths_B) * int(lengths_B.max())
         return sum(len(rows) * int(lengths_B[rows].max()) for rows in group_for_passes(lengths_B))
 

@@ -117,7 +117,7 @@ def restore_generators_of_rank(
         state: of a checkpoint, see `generators_of_all`.
         seed: of the run.
         step: of the checkpoint, which begins the numbers of a rank that the checkpoint does not know.
-        measures_batch_tokens: whether the run measures how many tokens fit at once, anew with other processes.
+        measures_batch_tokens: whether the run measures how many tokens fit at once with so many processes.
     """
     before = state.get("num_processes", 1)
     others = [None, *state.get("generators_of_others", [])]
@@ -133,7 +133,9 @@ def restore_generators_of_rank(
             "bit for bit",
             _processes(before),
             "1 process goes on" if num_ranks() == 1 else f"{num_ranks()} go on",
-            "the tokens of trainer.batch_tokens=auto are measured anew, and " if measures_batch_tokens else "and ",
+            "trainer.batch_tokens=auto takes the tokens that fit with as many, and "
+            if measures_batch_tokens
+            else "and ",
         )
 
 

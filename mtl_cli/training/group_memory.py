@@ -10,7 +10,8 @@ from pathlib import Path
 def bytes_left_in_groups(root: Path = Path("/")) -> float:
     """Return the least of limit minus use, of this process's control group and of all above it; infinity for no limit.
 
-    A limit holds for all groups below it. A job of SLURM, say, is several groups down, and each may have one. Groups of
+    Use leaves out files in memory that nobody has looked at lately: the kernel gives that memory back when asked. A
+    limit holds for all groups below it. A job of SLURM, say, is several groups down, and each may have one. Groups of
     both versions are looked at, where they are mounted as systemd does it.
 
     Args:
@@ -26,9 +27,21 @@ def _limits(root: Path) -> Iterator[tuple[int, int]]:
         for depth in range(len(parts), -1, -1):
             folder = top.joinpath(*parts[:depth])
             try:  # without a limit it is the word max, or there is no file
-                yield int((folder / limit).read_text(encoding="utf-8")), int((folder / used).read_text("utf-8"))
+                found = int((folder / limit).read_text("utf-8")), int((folder / used).read_text("utf-8"))
             except (OSError, ValueError):
                 continue
+            yield found[0], found[1] - _idle_files(folder)
+
+
+def _idle_files(folder: Path) -> int:
+    """Bytes of files in memory that nobody uses; of all groups below, too."""
+    try:
+        lines = (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    found = dict(line.split(maxsplit=1) for line in lines if " " in line)
+    # The first version's numbers without `total_` leave out the groups below.
+    return int(found.get("total_inactive_file", found.get("inactive_file", 0)))
 
 
 def _groups(root: Path) -> Iterator[tuple[Path, str, str, str]]:

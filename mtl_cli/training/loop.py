@@ -29,7 +29,7 @@ from mtl_cli.training.batch_tokens import measure_batch_tokens
 from mtl_cli.training.checkpoint import Checkpoints
 from mtl_cli.training.clipping import clip_gradients
 from mtl_cli.training.length import run_length
-from mtl_cli.training.measured_choices import fused_attention_from, lower_measured, measured_once
+from mtl_cli.training.measured_choices import fused_attention_from, lower_measured, measured_once, of_so_many_processes
 from mtl_cli.training.run import Progression, TrainingRun
 from mtl_cli.training.seeding import seed_rank
 from mtl_cli.training.window import Window
@@ -107,9 +107,8 @@ class Loop:
         wanted = self.settings.batch_tokens
         if wanted != "auto":
             return math.inf if wanted is None else wanted
-        return measured_once(
-            self.run.folder, _BATCH_TOKENS, lambda: measure_batch_tokens(self.engine, self.splits), of_processes=True
-        )
+        key = of_so_many_processes(_BATCH_TOKENS)
+        return measured_once(self.run.folder, key, lambda: measure_batch_tokens(self.engine, self.splits))
 
     def run_to_end(self) -> Progression:
         """Train until the last step, an early stop, or a signal; see `Trainer.fit`."""
@@ -151,7 +150,7 @@ class Loop:
         lower = max(1, int(min(self.batch_tokens, self._most_at_once())) // 2)
         if settings.batch_tokens != "auto":
             return f"{where}. Lower trainer.batch_tokens (now {settings.batch_tokens}, try {lower}), or {else_helps}."
-        lower_measured(self.run.folder, _BATCH_TOKENS, lower)
+        lower_measured(self.run.folder, of_so_many_processes(_BATCH_TOKENS), lower)
         return (
             f"{where}, although the {self.batch_tokens:,.0f} tokens at once that trainer.batch_tokens=auto found had "
             f"fit: what else runs on this GPU may have grown, or memory is in pieces. resume={self.run.folder.path} "

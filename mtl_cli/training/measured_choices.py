@@ -25,26 +25,22 @@ from mtl_cli.tracking import RunFolder
 _FUSED_FROM = "fused_attention_from_tokens"
 
 
-def measured_once(folder: RunFolder, key: str, measure: Callable[[], int], of_processes: bool = False) -> int:
+def measured_once(folder: RunFolder, key: str, measure: Callable[[], int]) -> int:
     """Return what the run measured under this name, or measure it now and write it down.
 
     Of several processes, the least that one of them measured holds for all.
-
-    Args:
-        folder: of the run.
-        key: the name.
-        measure: measures it, on each process.
-        of_processes: whether it depends on how many processes there are: then it is measured again with others.
     """
     measured: dict[str, int] = from_main(folder.read_measured() if is_main() else None)
-    count_key = f"{key}_num_processes"
-    if key not in measured or (of_processes and measured.get(count_key, num_ranks()) != num_ranks()):
+    if key not in measured:
         measured[key] = min(gather(measure()))
-        if of_processes:
-            measured[count_key] = num_ranks()
         if is_main():
             folder.write_measured(measured)
     return int(measured[key])
+
+
+def of_so_many_processes(key: str) -> str:
+    """Return the name of a value that depends on how many processes share a machine: with others it is another one."""
+    return key if num_ranks() == 1 else f"{key}_of_{num_ranks()}_processes"
 
 
 def lower_measured(folder: RunFolder, key: str, value: int) -> None:

@@ -190,6 +190,7 @@ def test_settings_without_effect_are_named(bench, caplog):
     bench("of=tasks", "bench.num_tasks=[2]", "bench.tokens=512")
     assert [record.getMessage() for record in caplog.records if "no effect" in record.getMessage()] == [
         "bench.rows: found 16, which has no effect with of=tasks",
+        "sampler.batch_size: found 8, which has no effect with of=tasks",
     ]
 
 
@@ -201,14 +202,29 @@ def test_settings_of_training_are_followed_or_named_with_made_up_tasks(bench, mo
     bench(*tasks, "trainer.compile=true", "trainer.activation_checkpointing=true", "optimizer.lr=0.001")
     assert len(compiled) == len(set(map(id, compiled))) == 2
     assert compiled == checkpointed
-    assert not [message for message in caplog.messages if "no effect" in message]  # 0.001 is the encoder's own
-    bench(*tasks, "trainer.batch_tokens=100", "trainer.max_grad_norm=null", "optimizer.lr=1", "optimizer.beta1=0.8")
+    # 0.001 is the encoder's own learning rate.
+    assert [message.partition(":")[0] for message in caplog.messages if "no effect" in message] == [
+        "sampler.batch_size"
+    ]
+    caplog.clear()
+    bench(
+        *tasks,
+        "sampler=proportional",
+        "schedule.warmup_fraction=0.5",
+        "trainer.batch_tokens=100",
+        "trainer.max_grad_norm=null",
+        "optimizer.lr=1",
+        "optimizer.beta1=0.8",
+    )
     assert len(compiled) == len(checkpointed) == 2
     assert [message for message in caplog.messages if "no effect" in message] == [
         "trainer.batch_tokens: found 100, which has no effect with of=tasks",
         "trainer.max_grad_norm: found None, which has no effect with of=tasks",
         "optimizer.lr: found 1, which has no effect with of=tasks",
         "optimizer.beta1: found 0.8, which has no effect with of=tasks",
+        "sampler._target_: found 'mtl_cli.sampling.Proportional', which has no effect with of=tasks",
+        "sampler.batch_size: found 8, which has no effect with of=tasks",
+        "schedule.warmup_fraction: found 0.5, which has no effect with of=tasks",
     ]
 
 

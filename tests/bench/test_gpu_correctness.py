@@ -1,7 +1,13 @@
 """The GPU check's comparisons, on the CPU."""
 
+from itertools import cycle
+
 import pytest
 import torch
+
+from mtl_cli.sharing import MTRL
+from mtl_cli.sharing.adapter_layers import Adapter
+from mtl_cli.sharing.gates import TaskGates
 
 CPU = torch.device("cpu")
 
@@ -99,6 +105,39 @@ def test_strategies_that_compute_otherwise_or_not_at_all_are_named(checks, tmp_p
     (tmp_path / "broken.yaml").unlink()
     fp32 = checks.check_strategies_fp32(CPU)
     assert (fp32.error, fp32.note) == (0.0, "3 strategies")
+
+
+BROKEN = {
+    "mmoe": (TaskGates, "forward", lambda gates, *of, forward=TaskGates.forward: forward(gates, *of).flip(-1)),
+    "adapters": (Adapter, "forward", lambda adapter, x, forward=Adapter.forward: 1.1 * forward(adapter, x)),
+    "mtrl": (MTRL, "start_step", lambda *of: None),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    # What Omega changes for adapters that are drawn, and so hardly alike, is less than bf16 shows.
+    [("mmoe", "fp32"), ("mmoe", "bf16"), ("adapters", "fp32"), ("adapters", "bf16"), ("mtrl", "fp32")],
+)
+def test_a_module_that_computes_otherwise_on_the_device_is_seen(checks, tmp_path, monkeypatch, name, precision):
+    for strategy in ("hard", name):
+        (tmp_path / f"{strategy}.yaml").write_text((checks.SHARING / f"{strategy}.yaml").read_text())
+    monkeypatch.setattr(checks, "SHARING", tmp_path)
+    check = getattr(checks, f"check_strategies_{precision}")
+    right = check(CPU)
+    assert right.error <= right.tolerance
+    step, sides = checks.strategy_step, cycle(["device", "reference"])
+
+    def broken_on_the_device(*of):
+        with monkeypatch.context() as patch:
+            if next(sides) == "device":
+                patch.setattr(*BROKEN[name])
+            return step(*of)
+
+    monkeypatch.setattr(checks, "strategy_step", broken_on_the_device)
+    wrong = check(CPU)
+    assert wrong.error > wrong.tolerance
+    assert wrong.note.startswith(f"2 strategies; failed: {name} (")
 
 
 def test_no_strategy_draws_anything_without_dropout(checks, monkeypatch):

@@ -12,6 +12,7 @@ RESULTS.json: for each run the exit code of each rank, the seconds from the sign
 seconds of all ranks.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -42,9 +43,11 @@ def free_port() -> int:
 
 def start(run: dict, rank: int, port: int) -> int:
     """Start one rank; return its process id."""
+    parent = os.getpid()
     child = os.fork()
     if child:
         return child
+    end_with(parent)
     if run["ranks"] > 1:
         local = {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(run["ranks"])}
         os.environ.update({"RANK": str(rank), "WORLD_SIZE": str(run["ranks"]), **local})
@@ -68,6 +71,15 @@ def start(run: dict, rank: int, port: int) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def end_with(parent: int) -> None:
+    """Have the system end this process with its parent, also where it waits for another rank for ever."""
+    if sys.platform == "linux":
+        set_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before
+            os._exit(1)
 
 
 def watch(run: dict, children: list[int]) -> dict:

@@ -18,6 +18,9 @@ from safetensors.torch import load_file
 
 from mtl_cli.tracking import read_metrics, without_clock
 
+# Longer than the runs' own limits, which say what hung.
+pytestmark = pytest.mark.timeout(650)
+
 RUN = ["task=[reviews,pairs,names]", "trainer.max_steps=36", "trainer.evaluate_every=18"]
 RUN += ["trainer.checkpoint_every_steps=7", "trainer.log_every_steps=2"]
 

@@ -88,15 +88,23 @@ def model_of(strategy, task_names):
 
 
 @cache
-def steps_of(task_names, num_batches):
+def steps_of(task_names, num_batches, lengths):
+    """Two steps, each of so many batches, cut into a micro-batch for each list of lengths."""
+
+    def rows(of_piece, seed):
+        return {task: batch(task, of_piece, seed=seed) for task in task_names}
+
     return [
-        [[{task: batch(task, [4, 6], seed=10 * number + part) for task in task_names}] for part in range(num_batches)]
+        [[rows(of_piece, 10 * number + part) for of_piece in lengths] for part in range(num_batches)]
         for number in range(2)
     ]
 
 
+@pytest.mark.parametrize(
+    ("precision", "lengths"), [("fp32", ((4, 6),)), ("bf16", ((4,), (6,)))], ids=["fp32", "bf16-micro_batches"]
+)
 @pytest.mark.parametrize(("strategy", "weighting"), TRAINED)
-def test_a_pair_that_makes_sense_trains_every_parameter(strategy, weighting):
+def test_a_pair_that_makes_sense_trains_every_parameter(strategy, weighting, precision, lengths):
     task_names = TASKS.get(weighting, ("mood", "tags"))
     model, tensors, start = model_of(strategy, task_names)
     with torch.no_grad():
@@ -104,11 +112,11 @@ def test_a_pair_that_makes_sense_trains_every_parameter(strategy, weighting):
     torch.manual_seed(1)
     method = instantiate(yaml_of("weighting", weighting))
     method.start(list(task_names), seed=1)
-    engine = GradientEngine(model, method, Losses(model, "fp32", CPU))
+    engine = GradientEngine(model, method, Losses(model, precision, CPU))
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     optimizer = AdamW(lr=1e-3).build(model)
     model.sharing.forget_usage(model)
-    for number, parts in enumerate(steps_of(task_names, method.num_batches)):
+    for number, parts in enumerate(steps_of(task_names, method.num_batches, lengths)):
         model.sharing.start_step(model, TrainingMoment(number, 2, 1))
         result = engine.step(parts)
         assert all(value.isfinite() for value in [*result.losses.values(), *result.penalties.values()])

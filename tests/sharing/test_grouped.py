@@ -87,6 +87,23 @@ def test_one_group_is_hard_sharing(make_encoder):
     assert not any(isinstance(module, Columns) for module in encoder.modules())
 
 
+@pytest.mark.parametrize(
+    ("groups", "tasks", "own_layers"),
+    [
+        ([["b", "a"]], ["a", "b"], False),
+        ([["a"]], ["a"], True),
+        ([], ["a"], True),
+        ([["a", "b"]], ["a", "b", "c"], True),
+    ],
+)
+def test_layers_of_its_own_come_into_the_blocks_of_several_groups_and_of_a_single_task(
+    make_encoder, groups, tasks, own_layers
+):
+    encoder, strategy = make_encoder("bert"), Grouped(groups=groups)
+    strategy.attach(encoder, tasks)
+    assert strategy.has_layers_in_blocks(tasks, len(encoder.blocks)) is encoder.has_foreign_layers is own_layers
+
+
 def test_the_gradient_of_a_group_comes_from_its_tasks_alone(make_encoder):
     encoder = make_encoder("t5").eval()
     Grouped(groups=[["a", "c"], ["b", "d"]]).attach(encoder, list(LENGTHS))

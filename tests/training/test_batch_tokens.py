@@ -293,14 +293,14 @@ def test_with_another_number_of_processes_tokens_are_measured_again_and_the_log_
         patch.setattr(GradientEngine, "after_update", stop_at_step(3))
         assert _main(["train", "--config-dir", str(conf), *settings, f"hydra.run.dir={run}"]) == 2
     measured = json.loads((run / "measured.json").read_text())
-    assert measured["batch_tokens_num_processes"] == 1
     # As if four processes had begun it.
-    (run / "measured.json").write_text(json.dumps({**measured, "batch_tokens": 8, "batch_tokens_num_processes": 4}))
+    of_four = {"batch_tokens_of_4_processes": 8}
+    (run / "measured.json").write_text(json.dumps(of_four))
     monkeypatch.setattr(Checkpoints, "load", with_num_processes(Checkpoints.load, 4))
     assert _main(["train", f"resume={run}"]) == 0
-    assert json.loads((run / "measured.json").read_text()) == measured
+    assert json.loads((run / "measured.json").read_text()) == measured | of_four
     (said,) = (record.getMessage() for record in caplog.records if "was written by 4 processes" in record.getMessage())
-    assert "the tokens of trainer.batch_tokens=auto are measured anew, and sums are rounded otherwise" in said
+    assert "trainer.batch_tokens=auto takes the tokens that fit with as many, and sums are rounded otherwise" in said
 
 
 def stop_at_step(number):

@@ -1,5 +1,7 @@
 """What `mtl train dry_run=true` says, and that nothing is trained."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from gradients.steps import batch, model_of, step_of
@@ -12,7 +14,6 @@ from mtl_cli.commands.dry_run import (
     measure_step,
     operations_of,
     parts_of,
-    slots_of_run,
 )
 from mtl_cli.sharing import CrossStitch
 from mtl_cli.weighting import Equal, MoCo, NashMTL, UncertaintyWeighting
@@ -113,24 +114,29 @@ class Stream:
 
 
 @pytest.mark.parametrize(
-    ("packed", "parallelism", "padded"),
+    ("packed", "divided", "padded"),
     [
-        (True, None, 0.0),
+        (True, False, 0.0),
         # Step 1: 3 + 5 + 4 tokens in 3 x 5 places; step 2: 8 in 8. 20 of 23 places hold tokens.
-        (False, None, 3 / 23),
-        (False, "fsdp", 3 / 23),
+        (False, False, 3 / 23),
+        (False, True, 3 / 23),
     ],
 )
-def test_padding_is_what_rows_lack_of_the_longest_of_their_step(packed, parallelism, padded):
-    num_slots = slots_of_run(model_of(packed=packed).encoder, parallelism)
+def test_padding_is_what_rows_lack_of_the_longest_of_their_step(packed, divided, padded):
+    num_slots = partial(model_of(packed=packed).encoder.num_slots, divided=divided)
     found = StepSizes.of_first(Stream(), {"a": Lengths(3, 5), "b": Lengths(4, 8)}, 2, num_slots)
-    assert found == StepSizes(rows=2.0, tokens=10.0, padded=pytest.approx(padded))
+    assert found == StepSizes(rows=2.0, tokens=10.0, padded=pytest.approx(padded), longest_row=8)
 
 
 def test_rows_of_other_lengths_are_padded_where_they_stay_together():
     lengths_B = np.array([8] * 64 + [128] * 64)
-    assert slots_of_run(model_of(packed=False).encoder, None)(lengths_B) == 64 * (8 + 128)  # a pass for each length
-    assert slots_of_run(model_of(packed=False).encoder, "fsdp")(lengths_B) == 128 * 128
-    assert slots_of_run(model_of(packed=True).encoder, "fsdp")(lengths_B) == 64 * (8 + 128)
-    with_layers = model_of(packed=False, sharing=CrossStitch()).encoder
-    assert slots_of_run(with_layers, None)(lengths_B) == 128 * 128
+    assert model_of(packed=False).encoder.num_slots(lengths_B) == 64 * (8 + 128)  # a pass for each length
+    assert model_of(packed=False).encoder.num_slots(lengths_B, divided=True) == 128 * 128
+    assert model_of(packed=True).encoder.num_slots(lengths_B, divided=True) == 64 * (8 + 128)
+    assert model_of(packed=False, sharing=CrossStitch()).encoder.num_slots(lengths_B) == 128 * 128
+
+
+def test_a_row_above_the_bound_goes_through_the_model_alone():
+    sizes = StepSizes(rows=10.0, tokens=100.0, padded=0.25, longest_row=20)
+    assert [sizes.at_once(bound) for bound in (None, "auto", 1000, 40, 8)] == [100, 100, 100, 30, 20]
+    assert StepSizes(rows=1.0, tokens=10.0, padded=0.0, longest_row=20).at_once(8) == 10

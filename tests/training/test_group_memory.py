@@ -53,6 +53,13 @@ def of_v1(limit, used):
             ["9:cpu,cpuacct:/", "4:memory:/slurm/job_7", "1:name=systemd:/x:y"],
             1200,
         ),
+        # Files that were read and are not in use are given back, those of groups below, too.
+        ({"": of_v2(1000, 900) | {"memory.stat": "anon 100\ninactive_file 600\nactive_file 200"}}, ["0::/"], 700),
+        (
+            {"memory": of_v1(1000, 900) | {"memory.stat": "inactive_file 1\ntotal_inactive_file 600"}},
+            ["4:memory:/"],
+            700,
+        ),
         ({"": of_v2("max", 300)}, ["0::/"], math.inf),
         ({}, ["0::/nowhere"], math.inf),
         ({}, [], math.inf),
