@@ -43,6 +43,9 @@ MAY_BE_ZERO = {
 }
 
 
+WHOLE = ((4, 6),)  # tokens of each task's rows, of each micro-batch
+
+
 def yaml_of(group, name):
     return yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
 
@@ -88,7 +91,7 @@ def model_of(strategy, task_names):
 
 
 @cache
-def steps_of(task_names, num_batches, lengths):
+def steps_of(task_names, num_batches, lengths=WHOLE):
     """Two steps, each of so many batches, cut into a micro-batch for each list of lengths."""
 
     def rows(of_piece, seed):
@@ -101,7 +104,7 @@ def steps_of(task_names, num_batches, lengths):
 
 
 @pytest.mark.parametrize(
-    ("precision", "lengths"), [("fp32", ((4, 6),)), ("bf16", ((4,), (6,)))], ids=["fp32", "bf16-micro_batches"]
+    ("precision", "lengths"), [("fp32", WHOLE), ("bf16", ((4,), (6,)))], ids=["fp32", "bf16-micro_batches"]
 )
 @pytest.mark.parametrize(("strategy", "weighting"), TRAINED)
 def test_a_pair_that_makes_sense_trains_every_parameter(strategy, weighting, precision, lengths):
