@@ -76,10 +76,6 @@ class CrossStitch(ColumnSharing):
     def _stitched(self, num_blocks: int) -> list[int]:
         return block_numbers(self.blocks, num_blocks, self.num_shared_layers)
 
-    def has_layers_in_blocks(self, task_names: Sequence[str], num_blocks: int) -> bool:
-        """Whether there are several columns."""
-        return len(task_names) > 1
-
     def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
         """Make the columns and put a stitch behind their blocks."""
         blocks = encoder.require_blocks("sharing=cross_stitch")

@@ -159,6 +159,10 @@ class ColumnSharing(SharingStrategy):
         """Refuse families all of which cannot be in columns."""
         check_family(encoder, self.num_shared_layers, "sharing.num_shared_layers")
 
+    def has_layers_in_blocks(self, task_names: Sequence[str], num_blocks: int) -> bool:
+        """Whether there are several columns."""
+        return len(task_names) > 1
+
     def why_no_representation(self, num_blocks: int | None) -> str | None:
         """Tasks part at the lowest column."""
         return "every task has a column of blocks, and all columns feed all tasks"

@@ -104,10 +104,6 @@ class Sluice(ColumnSharing):
             found += self.without_effect("last_block_weight", why="with one block above the shared ones")
         return found
 
-    def has_layers_in_blocks(self, task_names: Sequence[str], num_blocks: int) -> bool:
-        """Whether there are several columns."""
-        return len(task_names) > 1
-
     def attach(self, encoder: Encoder, task_names: Sequence[str]) -> None:
         """Make the columns, with stitches behind all of their blocks and the mixture of depths behind the last."""
         blocks = encoder.require_blocks("sharing=sluice")
